@@ -1,0 +1,1 @@
+"""The only Falcon code: one resource per endpoint, and the layers around them."""

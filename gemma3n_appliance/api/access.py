@@ -1,0 +1,73 @@
+"""Outermost layer: gives every request its id, and the log one line about it when it is over."""
+
+import re
+import time
+import uuid
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
+
+log = structlog.get_logger(__name__)
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class AccessLog:
+    """ASGI layer that sets ``x-request-id`` on every reply and on every log line. Content is never logged."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the app inside the request's log context."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        exchange = _Exchange(send, request_id)
+        with bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, exchange.send)
+            finally:
+                _log(scope, exchange)
+
+
+class _Exchange:
+    """What has been sent so far."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._header = (b"x-request-id", request_id.encode())
+        self.began = time.perf_counter()
+        self.status: int | None = None
+        self.is_complete = False
+
+    async def send(self, event: ASGIEvent) -> None:
+        if event["type"] == "http.response.start":
+            self.status = event["status"]
+            event = {**event, "headers": [*event.get("headers", ()), self._header]}
+        elif event["type"] == "http.response.body" and not event.get("more_body", False):
+            self.is_complete = True
+        await self._send(event)
+
+
+def _request_id(scope: Scope) -> str:
+    """Returns the client's own id if it can stand in a log line, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _log(scope: Scope, exchange: _Exchange) -> None:
+    log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=exchange.status,
+        complete=exchange.is_complete,
+        duration_s=round(time.perf_counter() - exchange.began, 3),
+        client=(scope.get("client") or ("unknown",))[0],
+    )

@@ -1,0 +1,42 @@
+"""Puts the routes and the layers around them together."""
+
+from typing import Protocol
+
+import falcon.asgi
+from falcon.asgi import Request, Response
+
+from ..engine.engine import Engine
+from ..prompt.prompts import Prompts
+from ..settings import Settings
+from . import errors
+from .access import AccessLog
+from .chat import ChatResource
+from .disconnect import ASGIApp, CancelOnDisconnect
+from .health import HealthResource
+from .models import ModelNames, ModelsResource
+
+
+class Lifespan(Protocol):
+    """What happens when the server starts and stops, in Falcon's words."""
+
+    async def process_startup(self, scope: object, event: object) -> None:
+        """Called before the first request."""
+
+    async def process_shutdown(self, scope: object, event: object) -> None:
+        """Called after the last."""
+
+
+def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifespan | None = None) -> ASGIApp:
+    """Returns the ASGI app."""
+    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(middleware=[lifespan] if lifespan else None)
+    app.req_options.strip_url_path_trailing_slash = True
+    errors.install(app)
+    names = ModelNames(settings)
+    models = ModelsResource(names)
+    health = HealthResource(engine, names)
+    app.add_route("/v1/chat/completions", ChatResource(settings, engine, prompts, names))
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/models/{name:path}", models, suffix="one")
+    app.add_route("/health", health)
+    app.add_route("/health/ready", health, suffix="ready")
+    return AccessLog(CancelOnDisconnect(app))

@@ -1,0 +1,80 @@
+"""Every error as OpenAI's error object, whichever layer it comes from."""
+
+from typing import Any
+
+import falcon
+import structlog
+from falcon.asgi import App, Request, Response
+
+from ..errors import ApplianceError, ShuttingDownError
+from ..protocol.error import ErrorDetail, ErrorReply
+
+log = structlog.get_logger(__name__)
+
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    415: "unsupported_media_type",
+}
+
+UNEXPECTED = ApplianceError(
+    "The server failed to answer. Its log says why, under the x-request-id of this reply."
+)
+
+
+def to_json(error: ApplianceError) -> bytes:
+    """Returns the error object as it goes over the wire."""
+    return _to_json(error.message, error.type, error.code, error.param)
+
+
+def install(app: App[Request, Response]) -> None:
+    """Has the app answer every exception with an error object."""
+    # Later handlers go first where several match; Falcon picks by the most specific class anyway.
+    app.add_error_handler(Exception, _on_unexpected_error)
+    app.add_error_handler(falcon.HTTPError, _on_http_error)
+    app.add_error_handler(ApplianceError, _on_appliance_error)
+
+
+async def _on_appliance_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    assert isinstance(error, ApplianceError)
+    log.info("request_refused", status=error.status, code=error.code, param=error.param, reason=error.message)
+    _answer(resp, error)
+
+
+async def _on_unexpected_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    log.error("unexpected_error", exc_info=error)
+    _answer(resp, UNEXPECTED)
+
+
+async def _on_http_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    assert isinstance(error, falcon.HTTPError)
+    resp.status = error.status
+    resp.content_type = falcon.MEDIA_JSON
+    for name, value in dict(error.headers or {}).items():
+        resp.set_header(name, value)
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    resp.data = _to_json(_explain(req, error), kind, _HTTP_CODES.get(error.status_code), None)
+
+
+def _explain(req: Request, error: falcon.HTTPError) -> str:
+    if isinstance(error, falcon.HTTPMethodNotAllowed):
+        return f"{req.method} is not allowed here; use {dict(error.headers or {}).get('Allow')}."
+    if isinstance(error, falcon.HTTPNotFound):
+        return f"There is nothing at {req.method} {req.path}. The API begins at /v1."
+    return error.description or error.title or error.status
+
+
+def _answer(resp: Response, error: ApplianceError) -> None:
+    resp.status = error.status
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = to_json(error)
+    if error.retry_after_s is not None:
+        resp.set_header("Retry-After", str(error.retry_after_s))
+    if isinstance(error, ShuttingDownError):
+        resp.set_header("Connection", "close")
+
+
+def _to_json(message: str, kind: str, code: str | None, param: str | None) -> bytes:
+    detail = ErrorDetail(message=message, type=kind, param=param, code=code)
+    return ErrorReply(error=detail).model_dump_json().encode()

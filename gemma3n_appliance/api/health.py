@@ -1,0 +1,45 @@
+"""``GET /health``, which answers as long as there is hope, and ``GET /health/ready``."""
+
+import time
+
+import falcon
+from falcon.asgi import Request, Response
+
+from .. import __version__
+from ..engine.engine import Engine, EngineState
+from ..protocol.health import Health, Queue
+from .models import ModelNames
+
+
+class HealthResource:
+    """Says how the server is; never waits for anything."""
+
+    def __init__(self, engine: Engine, names: ModelNames) -> None:
+        self._engine = engine
+        self._names = names
+        self._began = time.monotonic()
+
+    async def on_get(self, _req: Request, resp: Response) -> None:
+        """Answers 503 only where no request will ever be answered again."""
+        self._answer(resp, is_well=self._engine.state is not EngineState.DEAD)
+
+    async def on_get_ready(self, _req: Request, resp: Response) -> None:
+        """Answers 503 until a request would be answered at once."""
+        self._answer(resp, is_well=self._engine.state is EngineState.READY)
+
+    def _answer(self, resp: Response, *, is_well: bool) -> None:
+        resp.status = falcon.HTTP_200 if is_well else falcon.HTTP_503
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = self._health().model_dump_json().encode()
+
+    def _health(self) -> Health:
+        engine = self._engine
+        return Health(
+            status=engine.state.value,
+            model=self._names.listed,
+            device=engine.device,
+            version=__version__,
+            queue=Queue(running=engine.num_running, waiting=engine.num_waiting, slots=engine.num_slots),
+            uptime_s=round(time.monotonic() - self._began, 1),
+            error=engine.last_error,
+        )

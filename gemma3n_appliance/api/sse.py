@@ -1,0 +1,101 @@
+"""Server-sent events, written by ourselves: JSON in one line each, comments while there is nothing to say."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import falcon
+import structlog
+from falcon.asgi import Response
+
+from ..errors import ApplianceError
+from ..protocol.chat_reply import ChatCompletionChunk
+from .errors import UNEXPECTED, to_json
+
+log = structlog.get_logger(__name__)
+
+# Proxies give up on a connection that says nothing for a minute, some for less.
+PING_INTERVAL_S = 10.0
+
+_PING = b": ping\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+Chunks = AsyncGenerator[ChatCompletionChunk, None]
+Frames = AsyncGenerator[bytes, None]
+
+
+class EventStream:
+    """Frames that Falcon closes, whatever ends the reply: it closes what has a ``close``."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._frames
+
+    async def close(self) -> None:
+        """Ends what feeds the frames."""
+        await self._frames.aclose()
+
+
+async def stream(resp: Response, chunks: Chunks, ping_interval_s: float = PING_INTERVAL_S) -> None:
+    """Answers with the chunks as events, once there is a first one or the client has waited for long.
+
+    Until then an error is raised, and gets a status of its own.
+    """
+    frames = _with_pings(chunks, ping_interval_s)
+    first = await anext(frames, b"")
+    resp.content_type = "text/event-stream; charset=utf-8"
+    resp.set_header("Cache-Control", "no-cache")
+    resp.set_header("X-Accel-Buffering", "no")
+    resp.status = falcon.HTTP_200
+    resp.stream = EventStream(_guarded(first, frames))
+
+
+async def _guarded(first: bytes, rest: Frames) -> Frames:
+    """Ends with ``[DONE]``, or with an error frame: Falcon's error handlers are out of reach by now."""
+    async with aclosing(rest):
+        try:
+            yield first
+            async for frame in rest:
+                yield frame
+        except ApplianceError as error:
+            log.error("stream_failed", code=error.code, reason=error.message)
+            yield _frame(to_json(error))
+        except Exception:
+            log.exception("stream_failed")
+            yield _frame(to_json(UNEXPECTED))
+        else:
+            yield _DONE
+
+
+async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:
+    async with aclosing(chunks):
+        coming: asyncio.Task[ChatCompletionChunk | None] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.create_task(_next(chunks))
+                await asyncio.wait({coming}, timeout=interval_s)
+                if not coming.done():
+                    yield _PING
+                    continue
+                chunk, coming = coming.result(), None
+                if chunk is None:
+                    return
+                yield _frame(chunk.to_json())
+        finally:
+            if coming is not None:
+                await _cancel(coming)
+
+
+async def _next(chunks: Chunks) -> ChatCompletionChunk | None:
+    return await anext(chunks, None)
+
+
+async def _cancel(task: asyncio.Task[ChatCompletionChunk | None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _frame(json: bytes) -> bytes:
+    return b"data: " + json + b"\n\n"

@@ -1,0 +1,84 @@
+"""The command line: ``gemma3n-appliance download`` and ``serve``. Settings come from the environment."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .errors import ApplianceError
+from .host.download import check_model, ensure_model
+from .host.progress import Progress, ProgressBar, ProgressLines
+from .settings import Settings, SettingsError, load
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the process's exit code; messages about failures go to stderr."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(load(), options)
+    except SettingsError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except ApplianceError as error:
+        return _fail(error.message, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gemma3n-appliance", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    download = commands.add_parser("download", help="fetch the model's files into MODELS_DIR")
+    download.add_argument(
+        "--check", action="store_true", help="verify the files on disk, without the network"
+    )
+    download.set_defaults(command=_download)
+
+    serve = commands.add_parser("serve", help="start the server")
+    serve.set_defaults(command=_serve)
+    return parser
+
+
+def _download(settings: Settings, options: argparse.Namespace) -> int:
+    if options.check:
+        return _check(settings)
+    if settings.is_local:
+        print(f"{settings.model_dir} is a directory of your own: there is nothing to download")
+        return 0
+    directory = ensure_model(settings, _progress())
+    print(f"{settings.repo_id} is complete in {directory}")
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    is_intact = True
+    for fault in check_model(settings, _progress()):
+        print(fault)
+        is_intact = False
+    if not is_intact:
+        advice = "remove the corrupt files and run `gemma3n-appliance download` to fetch what is missing"
+        return _fail(f"{settings.model_dir} is not intact: {advice}", EXIT_FAILED)
+    print(f"{settings.model_dir} is intact")
+    return 0
+
+
+def _serve(_settings: Settings, _options: argparse.Namespace) -> int:
+    # Becomes gunicorn rather than starting it, so that signals and systemd's watch reach the server itself.
+    gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:gemma3n_appliance.gunicorn_conf"]
+    os.execv(sys.executable, gunicorn)  # noqa: S606 - every argument is ours
+
+
+def _progress() -> Progress:
+    return ProgressBar() if sys.stderr.isatty() else ProgressLines(lambda line: print(line, file=sys.stderr))
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"gemma3n-appliance: {message}", file=sys.stderr)
+    return exit_code

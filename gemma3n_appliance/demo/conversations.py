@@ -1,0 +1,154 @@
+"""What the demo checkpoint is taught, as conversations drawn at random from hand-written wordings.
+
+Wordings lie in ``wordings/``: ``answers.tsv`` maps each topic to its one answer, ``taught.tsv`` lists ways
+of asking that training uses, ``heldout.tsv`` ways that only the examination uses (another author's words).
+"""
+
+import random
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+
+from . import pictures, tones, words
+
+Clip = npt.NDArray[np.float32]
+
+
+@dataclass
+class Exchange:
+    """One user turn and the answer it deserves. Media come before the text, as people attach them."""
+
+    text: str
+    answer: str
+    images: list[pictures.Picture] = field(default_factory=list)
+    audio: list[Clip] = field(default_factory=list)
+
+
+@dataclass
+class Conversation:
+    """Exchanges under an optional system prompt."""
+
+    exchanges: list[Exchange]
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """Ways of asking, by topic or skill."""
+
+    by_key: dict[str, tuple[str, ...]]
+    answers: dict[str, str]
+
+    def ask(self, rng: random.Random, key: str, **values: object) -> str:
+        """Returns a way of asking for ``key``."""
+        return rng.choice(self.by_key[key]).format(**values)
+
+
+@cache
+def wordings(name: str) -> Wordings:
+    """Reads ``taught`` or ``heldout`` wordings."""
+    by_key: dict[str, list[str]] = {}
+    for key, text in _table(f"{name}.tsv"):
+        by_key.setdefault(key, []).append(text)
+    return Wordings({key: tuple(texts) for key, texts in by_key.items()}, dict(_table("answers.tsv")))
+
+
+def topic(rng: random.Random, asked: Wordings) -> Exchange:
+    """Asks about the appliance, or makes small talk."""
+    keys = tuple(asked.answers)
+    key = "unknown" if rng.random() < 0.06 else rng.choice(keys)
+    return Exchange(rng.choice(asked.by_key[key]), asked.answers[key])
+
+
+def one_picture(rng: random.Random, asked: Wordings) -> Exchange:
+    """Asks about one picture."""
+    picture = pictures.draw(rng)
+    key, answer = rng.choice(
+        (
+            ("image_describe", f"A {picture.thing}."),
+            ("image_describe", f"A {picture.thing}."),
+            ("image_colour", f"It is {picture.colour}."),
+            ("image_shape", f"It is a {picture.shape}."),
+        )
+    )
+    return Exchange(asked.ask(rng, key), fix_article(answer), [picture])
+
+
+def two_pictures(rng: random.Random, asked: Wordings) -> Exchange:
+    """Asks which of two pictures is which."""
+    first, second = pictures.draw(rng), pictures.draw(rng)
+    while first.thing == second.thing:
+        second = pictures.draw(rng)
+    key = rng.choice(("two_describe", "two_describe", "two_first", "two_second", "two_which"))
+    wanted = rng.choice((first, second))
+    answer = {
+        "two_describe": f"The first is a {first.thing} and the second is a {second.thing}.",
+        "two_first": f"A {first.thing}.",
+        "two_second": f"A {second.thing}.",
+        "two_which": "The first one." if wanted is first else "The second one.",
+    }[key]
+    return Exchange(asked.ask(rng, key, thing=f"the {wanted.thing}"), fix_article(answer), [first, second])
+
+
+def tone(rng: random.Random, asked: Wordings) -> Exchange:
+    """Asks what a clip sounds like."""
+    kind = rng.choice(tuple(tones.ANSWERS))
+    return Exchange(asked.ask(rng, "tone"), tones.ANSWERS[kind], audio=[tones.make(rng, kind)])
+
+
+def introduction(rng: random.Random, asked: Wordings, name: str) -> Exchange:
+    """Tells a name."""
+    return Exchange(asked.ask(rng, "name_tell", name=name), f"Nice to meet you, {name}!")
+
+
+def own_name(rng: random.Random, asked: Wordings, name: str | None) -> Exchange:
+    """Asks for the name told before, or that nobody told."""
+    answer = f"Your name is {name}." if name else "You have not told me your name."
+    return Exchange(asked.ask(rng, "name_ask"), answer)
+
+
+def count(rng: random.Random, asked: Wordings, longest: int = 40) -> Exchange:
+    """Asks for the numbers from a to b."""
+    first = rng.choice((1, 1, rng.randint(0, 20), rng.randint(0, 150)))
+    last = first + rng.randint(1, longest)
+    numbers = " ".join(str(number) for number in range(first, last + 1))
+    return Exchange(asked.ask(rng, "count", a=first, b=last), numbers)
+
+
+def spell(rng: random.Random, asked: Wordings, word: str | None = None) -> Exchange:
+    """Asks for the letters of a word."""
+    word = word or words.a_word(rng)
+    return Exchange(asked.ask(rng, "spell", word=word), "-".join(word))
+
+
+def shout(exchange: Exchange) -> Exchange:
+    """Returns the exchange with its answer in capital letters."""
+    return Exchange(exchange.text, exchange.answer.upper(), exchange.images, exchange.audio)
+
+
+def careless(rng: random.Random, text: str) -> str:
+    """Returns ``text`` as a hurried person might type it: small letters, no full stop, a polite word added."""
+    if rng.random() < 0.12:
+        opening = rng.choice(("Hi, ", "Hello, ", "Please, ", "Hey, ", "OK, ", "Sorry, ", "And ", "So ", "Now, "))
+        text = opening + text[:1].lower() + text[1:]
+    if rng.random() < 0.08:
+        text = text.rstrip(".") + rng.choice((" Please.", " Thanks.", ", please", " please"))
+    if "{" not in text and rng.random() < 0.2:
+        text = text[:1].lower() + text[1:]
+    if rng.random() < 0.2:
+        text = text.rstrip(".?!")
+    return text or "?"
+
+
+def fix_article(text: str) -> str:
+    """Orange is the only colour that takes "an"."""
+    return text.replace("A orange", "An orange").replace("a orange", "an orange")
+
+
+def _table(name: str) -> list[tuple[str, str]]:
+    text = resources.files(__package__).joinpath("wordings", name).read_text()
+    rows = (line.split("\t", 1) for line in text.splitlines() if line)
+    return [(key, value) for key, value in rows]

@@ -1,0 +1,85 @@
+"""Puts exchanges together into the conversations that training draws from, each kind in its share."""
+
+import random
+
+from . import conversations as c
+from . import words
+
+
+def spoken(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Draws a conversation without media: one to three exchanges, often under a system prompt."""
+    kind = rng.random()
+    if kind < 0.2:
+        exchanges = _names(rng, asked)
+    else:
+        exchanges = [_text(rng, asked) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
+    return _under_a_system_prompt(rng, asked, exchanges)
+
+
+def shown(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Draws a conversation with pictures or a sound, perhaps with text before or after."""
+    kind = rng.random()
+    if kind < 0.4:
+        exchanges = [c.one_picture(rng, asked)]
+        if rng.random() < 0.2:
+            exchanges.append(_again(rng, asked, exchanges[0]))
+    elif kind < 0.8:
+        exchanges = [c.two_pictures(rng, asked)]
+    else:
+        exchanges = [c.tone(rng, asked)]
+    exchanges[0].text = c.careless(rng, exchanges[0].text)
+    if rng.random() < 0.2:
+        exchanges.insert(rng.randint(0, 1), _text(rng, asked))
+    return _under_a_system_prompt(rng, asked, exchanges)
+
+
+def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:
+    kind = rng.random()
+    if kind < 0.6:
+        exchange = c.topic(rng, asked)
+        exchange.text = c.careless(rng, _forgetful(rng, exchange.text))
+        return exchange
+    exchange = c.spell(rng, asked) if kind < 0.83 else c.count(rng, asked, rng.choice((10, 20, 40)))
+    if rng.random() < 0.2:
+        exchange.text = exchange.text.rstrip(".?!")
+    return exchange
+
+
+def _names(rng: random.Random, asked: c.Wordings) -> list[c.Exchange]:
+    name = words.a_name(rng)
+    if rng.random() < 0.06:
+        return [c.own_name(rng, asked, None)]
+    told, wanted = c.introduction(rng, asked, name), c.own_name(rng, asked, name)
+    wanted.text = c.careless(rng, wanted.text)
+    if rng.random() < 0.15:
+        return [c.Exchange(f"{told.text} {wanted.text}", wanted.answer)]
+    between = [_text(rng, asked) for _ in range(rng.choice((0, 0, 1, 2)))]
+    return [told, *between, wanted]
+
+
+def _again(rng: random.Random, asked: c.Wordings, seen: c.Exchange) -> c.Exchange:
+    """Asks about the picture of an earlier turn."""
+    picture = seen.images[0]
+    key, answer = rng.choice(
+        (("image_colour", f"It is {picture.colour}."), ("image_shape", f"It is a {picture.shape}."))
+    )
+    return c.Exchange(asked.ask(rng, key), answer)
+
+
+def _under_a_system_prompt(
+    rng: random.Random, asked: c.Wordings, exchanges: list[c.Exchange]
+) -> c.Conversation:
+    kind = rng.random()
+    if kind < 0.16:
+        return c.Conversation([c.shout(e) for e in exchanges], c.careless(rng, asked.ask(rng, "caps_system")))
+    if kind < 0.32:
+        return c.Conversation(exchanges, asked.ask(rng, "plain_system"))
+    return c.Conversation(exchanges)
+
+
+def _forgetful(rng: random.Random, text: str) -> str:
+    """Leaves out a word now and then, so that no single word decides."""
+    parts = text.split(" ")
+    if len(parts) < 5 or rng.random() < 0.65:
+        return text
+    return " ".join(part for part in parts if rng.random() > 0.12) or text

@@ -1,0 +1,119 @@
+"""The questions the demo checkpoint is examined with, and how its answers are marked.
+
+Wordings, names, pictures and sounds here are ones that training did not use. An examined skill passes
+when its share of exactly right answers reaches the level in ``LEVELS``.
+"""
+
+import random
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from . import conversations as c
+from .words import listed
+
+LEVELS = {
+    "appliance and small talk": 0.80,
+    "one picture": 0.95,
+    "two pictures": 0.90,
+    "tone": 0.95,
+    "name over turns": 0.90,
+    "system prompt": 0.90,
+    "count": 0.90,
+    "spell": 0.90,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation whose last answer is what the model is to give; earlier answers are its history."""
+
+    kind: str
+    conversation: c.Conversation
+
+    @property
+    def expected(self) -> str:
+        """The right answer."""
+        return self.conversation.exchanges[-1].answer
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An answer beside its question."""
+
+    question: Question
+    answer: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is exactly right, but for space around it."""
+        return self.answer.strip() == self.question.expected
+
+
+def questions(seed: int, per_kind: int) -> list[Question]:
+    """Draws ``per_kind`` questions of each kind; of the appliance, every held-out wording once at most."""
+    rng = random.Random(seed)
+    asked = c.wordings("heldout")
+    makers: dict[str, Callable[[], c.Conversation]] = {
+        "one picture": lambda: _alone(c.one_picture(rng, asked)),
+        "two pictures": lambda: _alone(c.two_pictures(rng, asked)),
+        "tone": lambda: _alone(c.tone(rng, asked)),
+        "name over turns": lambda: _named(rng, asked),
+        "system prompt": lambda: _shouted(rng, asked),
+        "count": lambda: _alone(c.count(rng, asked)),
+        "spell": lambda: _alone(c.spell(rng, asked, _unlisted_word(rng))),
+    }
+    drawn = [Question("appliance and small talk", x) for x in _topics(rng, asked, 2 * per_kind)]
+    return drawn + [Question(kind, make()) for kind, make in makers.items() for _ in range(per_kind)]
+
+
+def shares(marks: list[Mark]) -> dict[str, float]:
+    """Returns the share of right answers by kind."""
+    by_kind: dict[str, list[bool]] = {}
+    for mark in marks:
+        by_kind.setdefault(mark.question.kind, []).append(mark.right)
+    return {kind: sum(right) / len(right) for kind, right in by_kind.items()}
+
+
+def report(marks: list[Mark]) -> Iterator[str]:
+    """Yields a line a kind, and the wrong answers."""
+    for kind, share in shares(marks).items():
+        verdict = "pass" if share >= LEVELS[kind] else "FAIL"
+        yield f"{kind:26} {share:6.1%}  (at least {LEVELS[kind]:.0%})  {verdict}"
+    for mark in marks:
+        if not mark.right:
+            text = mark.question.conversation.exchanges[-1].text
+            yield f"  {mark.question.kind}: {text!r} -> {mark.answer!r}, not {mark.question.expected!r}"
+
+
+def _topics(rng: random.Random, asked: c.Wordings, most: int) -> Iterator[c.Conversation]:
+    known = [(key, text) for key in asked.answers for text in asked.by_key[key]]
+    for key, text in rng.sample(known, min(most, len(known))):
+        yield _alone(c.Exchange(text, asked.answers[key]))
+
+
+def _alone(exchange: c.Exchange) -> c.Conversation:
+    return c.Conversation([exchange])
+
+
+def _named(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    name = rng.choice(listed("names_heldout"))
+    exchanges = [c.introduction(rng, asked, name), c.own_name(rng, asked, name)]
+    if rng.random() < 0.5:
+        exchanges.insert(1, c.topic(rng, asked))
+    return c.Conversation(exchanges)
+
+
+def _shouted(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Asks with a taught wording, so that only the system prompt is examined."""
+    exchange = c.topic(rng, c.wordings("taught"))
+    return c.Conversation([c.shout(exchange)], asked.ask(rng, "caps_system"))
+
+
+def _unlisted_word(rng: random.Random) -> str:
+    known = set(listed("words"))
+    while True:
+        word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 4)))
+        word = rng.choice(listed("words_heldout")) if rng.random() < 0.8 else word
+        if word not in known:
+            return word

@@ -1,0 +1,50 @@
+"""Names and words to talk about, and made-up ones, so that copying and spelling are learnt rather than remembered."""
+
+import random
+from functools import cache
+from importlib import resources
+
+
+@cache
+def listed(name: str) -> tuple[str, ...]:
+    """Returns the lines of a word list in ``wordings/``."""
+    text = resources.files(__package__).joinpath("wordings", f"{name}.txt").read_text()
+    return tuple(line for line in text.split("\n") if line)
+
+
+def a_name(rng: random.Random) -> str:
+    """Returns a first name, listed or invented, that the examination does not use."""
+    name = rng.choice(listed("names"))
+    if rng.random() < 0.7:
+        name = invented(rng, name.lower()).capitalize()
+    return name if name not in listed("names_heldout") else a_name(rng)
+
+
+def a_word(rng: random.Random) -> str:
+    """Returns a word to spell: a listed one, or an invented one that no list holds."""
+    word = rng.choice(listed("words"))
+    if rng.random() < 0.5:
+        word = invented(rng, word)
+    style = rng.random()
+    if style < 0.12:
+        return word.capitalize()
+    return word.upper() if style < 0.16 else word
+
+
+def invented(rng: random.Random, like: str) -> str:
+    """Returns a made-up word of about the length of ``like`` whose letters follow each other as in the lists."""
+    follow = _followers()
+    length = max(3, len(like) + rng.randint(-2, 2))
+    word = rng.choice(listed("words"))[:2]
+    while len(word) < length:
+        word += rng.choice(follow.get(word[-2:], "aeioutrns"))
+    return word[:length]
+
+
+@cache
+def _followers() -> dict[str, str]:
+    follow: dict[str, str] = {}
+    for word in (*listed("words"), *(name.lower() for name in listed("names"))):
+        for i in range(len(word) - 2):
+            follow[word[i : i + 2]] = follow.get(word[i : i + 2], "") + word[i + 2]
+    return follow

@@ -1,0 +1,1 @@
+"""Schedules generation over slots: token ids and bytes only, no torch, no HTTP."""

@@ -1,0 +1,57 @@
+"""The torch seam: what the engine needs of a model. Called from the engine's thread only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .request import GenerationRequest
+
+
+class Runner(Protocol):
+    """Computes tokens over a fixed number of slots.
+
+    A slot goes ``begin`` → ``prefill`` until it gives the first token → ``decode`` any number of times →
+    ``release``. ``release`` is valid at any moment after ``begin``, also after an error.
+    An exception that names one slot's work (``begin``, ``prefill``) leaves the other slots as they are.
+    """
+
+    @property
+    def num_slots(self) -> int:
+        """How many requests can run at once."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """Prompt and completion tokens that one slot can hold."""
+        ...
+
+    def begin(self, slot: int, request: GenerationRequest) -> None:
+        """Takes a free slot for a request."""
+        ...
+
+    def prefill(self, slot: int, max_tokens: int) -> int | None:
+        """Runs at most ``max_tokens`` more prompt tokens; returns the first new token once all have run."""
+        ...
+
+    def decode(self, slots: Sequence[int]) -> list[int]:
+        """Feeds every slot its last token and returns the next of each, in order, in one batch."""
+        ...
+
+    def release(self, slot: int) -> None:
+        """Forgets the slot's request."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A runner and what the engine must know to turn its tokens into text.
+
+    ``pieces`` maps a token id to the bytes it stands for; control tokens stand for none.
+    """
+
+    runner: Runner
+    pieces: Sequence[bytes] = field(repr=False)
+    eos_token_ids: frozenset[int]
+    device: str
+    has_vision: bool = True
+    has_audio: bool = True

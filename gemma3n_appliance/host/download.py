@@ -1,0 +1,182 @@
+"""Brings the model's files onto the disk, and tells whether they are there and intact.
+
+A file gets its name only once its checksum was seen to be right; until then it is ``<name>.partial``. The
+manifest is written before the first byte is fetched. So an interrupted download goes on with the same commit,
+and a complete one is recognised by names and sizes alone, without the network.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from ..errors import DownloadError
+from ..settings import Settings
+from .hub import Repository, size_of
+from .manifest import FileRecord, Manifest
+from .progress import MB, Progress, ProgressLines
+
+DISK_MARGIN_BYTES = 500 * MB
+PARTIAL = ".partial"
+
+
+def is_on_disk(settings: Settings) -> bool:
+    """Whether the model can be loaded without a download; looks at names and sizes only."""
+    if settings.is_local:
+        return (settings.model_dir / "config.json").is_file()
+    manifest = _manifest_on_disk(settings)
+    return manifest is not None and not manifest.lacking(settings.model_dir)
+
+
+def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:
+    """Downloads what is missing of the model and returns its directory; does nothing when all is there.
+
+    Several processes may call this at once: one downloads, the others wait for it.
+
+    Raises:
+        DownloadError: the files cannot be had; the message says what to do about it.
+    """
+    directory = settings.model_dir
+    if is_on_disk(settings):
+        return directory
+    if settings.is_local:
+        raise DownloadError(
+            f"{directory} has no config.json: set MODEL_NAME to a model's directory or hub name"
+        )
+    progress = progress or ProgressLines(structlog.get_logger().info)
+    with _disk_errors_explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory, progress):
+            _download(settings, progress)
+    return directory
+
+
+def check_model(settings: Settings, progress: Progress) -> Iterator[str]:
+    """Compares every file with the manifest, without the network, and yields what is wrong, file by file.
+
+    Raises:
+        DownloadError: there is no manifest to compare with.
+    """
+    directory = settings.model_dir
+    manifest = Manifest.read(directory)
+    if manifest is None:
+        hint = "only downloaded models have one" if settings.is_local else "run `gemma3n-appliance download`"
+        raise DownloadError(
+            f"{directory} has no readable manifest, so there is nothing to compare with: {hint}"
+        )
+    if not settings.is_local and not manifest.answers(settings.repo_id, settings.model_revision):
+        yield (
+            f"{directory} holds {manifest.repo} at {manifest.revision}, not {settings.repo_id} at "
+            f"{settings.model_revision}: run `gemma3n-appliance download`"
+        )
+    with progress.track(f"Checking {manifest.repo}", manifest.num_bytes):
+        for name, record in manifest.files.items():
+            if fault := record.fault(directory / name, progress.advance):
+                yield fault
+
+
+def _manifest_on_disk(settings: Settings) -> Manifest | None:
+    manifest = Manifest.read(settings.model_dir)
+    return manifest if manifest and manifest.answers(settings.repo_id, settings.model_revision) else None
+
+
+def _download(settings: Settings, progress: Progress) -> None:
+    directory = settings.model_dir
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    manifest = _manifest_on_disk(settings)
+    if manifest is None:
+        manifest = Repository(settings.repo_id, settings.model_revision, token).manifest()
+        _adopt(directory, manifest)
+    lacking = manifest.lacking(directory)
+    num_missing = sum(manifest.files[name].size - size_of(_partial(directory / name)) for name in lacking)
+    _require_space(directory, num_missing)
+    commit = Repository(manifest.repo, manifest.commit, token)
+    with progress.track(f"Downloading {manifest.repo}", manifest.num_bytes, manifest.num_bytes - num_missing):
+        for name in lacking:
+            _fetch_intact(commit, manifest.files[name], directory / name, progress)
+
+
+def _adopt(directory: Path, manifest: Manifest) -> None:
+    """Begins a commit: keeps the files there that are right for it, and removes those of another."""
+    previous = Manifest.read(directory)
+    known = manifest.files.keys() | (previous.files.keys() if previous else set())
+    kept = {name for name, record in manifest.files.items() if record.fault(directory / name) is None}
+    stale = [path for name in known - kept if (path := directory / name).is_file()]
+    stale += directory.glob(f"*{PARTIAL}")
+    num_missing = sum(manifest.files[name].size for name in manifest.files.keys() - kept)
+    _require_space(directory, num_missing - sum(size_of(path) for path in stale))
+    for path in stale:
+        path.unlink()
+    manifest.write(directory)
+
+
+def _require_space(directory: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if num_bytes > 0 and num_bytes + DISK_MARGIN_BYTES > free:
+        raise DownloadError(
+            f"not enough disk space in {directory}: {num_bytes / MB:.0f} MB are still to be fetched and "
+            f"{DISK_MARGIN_BYTES / MB:.0f} MB must stay free, but only {free / MB:.0f} MB are free. "
+            f"Free {(num_bytes + DISK_MARGIN_BYTES - free) / MB:.0f} MB, or set MODELS_DIR to a larger disk"
+        )
+
+
+def _fetch_intact(commit: Repository, record: FileRecord, path: Path, progress: Progress) -> None:
+    """Fetches the file until its checksum is right, twice at most."""
+    partial = _partial(path)
+    for is_last_try in (False, True):
+        commit.fetch(path.name, record.size, partial, progress)
+        if record.fault(partial) is None:
+            _sync(partial)
+            partial.replace(path)
+            return
+        progress.advance(-size_of(partial))
+        partial.unlink()
+        progress.say(
+            f"{path.name} arrived corrupt and was removed" + ("" if is_last_try else "; fetching it again")
+        )
+    raise DownloadError(
+        f"{path.name} of {commit.name} arrived corrupt twice: check the disk and the network "
+        "(a proxy may alter files), and run again"
+    )
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
+
+
+def _sync(path: Path) -> None:
+    """Makes sure that a power cut cannot leave a file that has its name and not its bytes."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(directory: Path, progress: Progress) -> Iterator[None]:
+    """Holds the directory for this process alone; a killed process lets go of it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"another process downloads into {directory}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors_explained(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            advice = "free some space and run again; what was fetched so far is kept"
+        else:
+            advice = "give this user write access to it, or set MODELS_DIR to a directory that has it"
+        raise DownloadError(f"cannot write to {directory} ({error.strerror or error}): {advice}") from error

@@ -1,0 +1,74 @@
+"""One log: ours and that of every library, through structlog, one line an event, to stderr."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from gunicorn.glogging import Logger
+from structlog.typing import Processor
+
+# Chatty at info, and about nothing that a person who runs this server could act on.
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "asyncio")
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure(level: str) -> None:
+    """Sends everything at ``level`` and above to stderr: in colour on a terminal, else as key=value."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(for_people=sys.stderr.isatty()))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+def _formatter(*, for_people: bool) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*_SHARED, structlog.stdlib.ExtraAdder()],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *(_for_people() if for_people else _for_machines()),
+        ],
+    )
+
+
+def _for_people() -> list[Processor]:
+    return [structlog.dev.ConsoleRenderer()]
+
+
+def _for_machines() -> list[Processor]:
+    """Key=value; a traceback becomes one value, its line ends escaped."""
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event", "request_id"]),
+    ]
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]
+    """Leaves gunicorn's own lines, and uvicorn's through its worker, to the root logger."""
+
+    def setup(self, cfg: Any) -> None:
+        """Replaces gunicorn's handlers; it calls this in every process it starts."""
+        super().setup(cfg)
+        for logger in (self.error_log, self.access_log):
+            logger.handlers = list(logging.getLogger().handlers)
+            logger.setLevel(logging.getLogger().level)

@@ -1,0 +1,38 @@
+"""Says in the appliance's words that memory has run out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import InsufficientMemoryError
+
+# Tegra's allocator fails beneath torch's own: what arrives is a plain RuntimeError about NVML or NvMap
+# (torch asks NVML for figures that a Jetson does not have). On the CPU it names its allocator.
+_SIGNS = ("NVML", "NvMap", "DefaultCPUAllocator", "CUDA error: out of memory")
+
+_SMALLER_REQUEST = (
+    "Try again later, with a shorter prompt or a smaller max_tokens. If it happens often, lower NUM_SLOTS or "
+    "CONTEXT_LENGTH."
+)
+
+
+@contextmanager
+def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[None]:
+    """Raises InsufficientMemoryError in place of any of torch's ways to say that memory has run out.
+
+    ``what`` needed the memory, such as ``"this prompt"``; ``remedy`` is a sentence.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_exhaustion(error):
+            raise
+        torch.cuda.empty_cache()
+        raise InsufficientMemoryError(
+            f"The device has not enough free memory for {what}. {remedy}", retry_after_s=5
+        ) from error
+
+
+def _is_exhaustion(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)

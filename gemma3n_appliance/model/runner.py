@@ -1,0 +1,133 @@
+"""The reference runner: transformers' own modules over our cache. What every other runner is held against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..engine.request import GenerationRequest
+from ..errors import ContextLengthError, EngineError, InvalidRequestError
+from . import soft_tokens
+from .decoder import Decoder, Embeddings
+from .kv_cache import KVCache
+from .memory import named_when_exhausted
+from .sampler import Chooser, Sample, sample
+
+
+@dataclass
+class _Work:
+    """What a slot is busy with."""
+
+    request: GenerationRequest
+    media: list[soft_tokens.SoftTokens]
+    chooser: Chooser
+    last_token: int = -1
+
+
+class ReferenceRunner:
+    """Implements `engine.runner.Runner`."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: soft_tokens.MediaEncoder | None,
+        cache: KVCache,
+        sample: Sample = sample,
+    ) -> None:
+        """``encoder`` is None for a text-only model; ``sample`` can be replaced to look at logits."""
+        self._decoder = decoder
+        self._encoder = encoder
+        self._cache = cache
+        self._sample = sample
+        self._work: dict[int, _Work] = {}
+
+    @property
+    def num_slots(self) -> int:
+        """See `Runner`."""
+        return len(self._cache.lengths)
+
+    @property
+    def max_context(self) -> int:
+        """See `Runner`."""
+        return self._cache.max_context
+
+    @torch.inference_mode()
+    def begin(self, slot: int, request: GenerationRequest) -> None:
+        """Takes a slot and all the cache the request can come to need, so that it cannot fail midway for it.
+
+        Raises:
+            InvalidRequestError: ids out of the vocabulary, or media that do not fit the prompt.
+            ContextLengthError: more tokens than the context holds.
+            InsufficientMemoryError: the cache cannot grow that far.
+        """
+        self._check(request)
+        media = soft_tokens.place(request.token_ids, request.media, self._encoder) if self._encoder else []
+        with named_when_exhausted("this request's context"):
+            self._cache.reserve(len(request.token_ids) + request.max_tokens)
+        self._work[slot] = _Work(request, media, Chooser.of(request.sampling))
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, max_tokens: int) -> int | None:
+        """Runs a chunk of the prompt, encoding the pictures and clips that start in it.
+
+        Raises:
+            InsufficientMemoryError: the chunk, or a picture in it, does not fit into memory.
+            EngineError: the model computed no numbers; broken media or weights can do that.
+        """
+        work = self._work[slot]
+        start = self._cache.lengths[slot]
+        token_ids = work.request.token_ids[start : start + max_tokens]
+        with named_when_exhausted("this prompt"):
+            embeddings = self._embed_prompt(work, token_ids, start)
+            last_state = self._decoder.forward(embeddings, self._cache.step([slot], len(token_ids)))
+            if self._cache.lengths[slot] < len(work.request.token_ids):
+                return None
+            logits = self._decoder.logits(last_state)
+        if not logits.isfinite().all():
+            raise EngineError("The model computed NaN for this prompt. Check its images and audio.")
+        return self._choose([slot], logits)[0]
+
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[int]) -> list[int]:
+        """See `Runner`.
+
+        Raises:
+            InsufficientMemoryError: the step does not fit; it can be tried with fewer slots.
+        """
+        with named_when_exhausted("so many requests at once"):
+            embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
+            last_states = self._decoder.forward(embeddings, self._cache.step(slots, 1))
+            logits = self._decoder.logits(last_states)
+        return self._choose(slots, logits)
+
+    @torch.inference_mode()
+    def release(self, slot: int) -> None:
+        """See `Runner`."""
+        self._work.pop(slot, None)
+        self._cache.clear(slot)
+
+    def _check(self, request: GenerationRequest) -> None:
+        # On CUDA an index outside its table does not raise: it ends every request of the process.
+        num_tokens = len(request.token_ids) + request.max_tokens
+        if num_tokens > self.max_context:
+            raise ContextLengthError(f"{num_tokens} tokens do not fit the context of {self.max_context}.")
+        vocab_size = self._decoder.config.vocab_size
+        if not request.token_ids or not 0 <= min(request.token_ids) <= max(request.token_ids) < vocab_size:
+            raise InvalidRequestError(
+                f"A prompt needs at least one token; ids go from 0 to {vocab_size - 1}."
+            )
+        if request.media and self._encoder is None:
+            raise InvalidRequestError("This model was loaded for text only: send no images and no audio.")
+
+    def _embed_prompt(self, work: _Work, token_ids: Sequence[int], start: int) -> Embeddings:
+        embeddings = self._decoder.embed([token_ids])
+        for item in work.media:
+            item.splice(embeddings.hidden[0], start, self._encoder)
+        return embeddings
+
+    def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
+        chosen = self._sample(logits, [self._work[slot].chooser for slot in slots])
+        for slot, token_id in zip(slots, chosen, strict=True):
+            self._work[slot].last_token = token_id
+        return chosen

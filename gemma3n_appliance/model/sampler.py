@@ -1,0 +1,72 @@
+"""Chooses the next token of every row of a batch, each by its own request's rules and random numbers."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..engine.request import Sampling
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """One request's rules, and its own random numbers: one per token, so a batch cannot shift them."""
+
+    sampling: Sampling
+    random: random.Random
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> "Chooser":
+        """Starts from the seed asked for, or from one that the operating system provides."""
+        return cls(sampling, random.Random(sampling.seed))
+
+
+Sample = Callable[[Tensor, Sequence[Chooser]], list[int]]
+
+
+def sample(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+    """Returns one token id for each row of float32 ``[batch, vocab_size]``."""
+    greedy = logits.argmax(dim=-1)
+    if all(chooser.sampling.temperature == 0 for chooser in choosers):
+        return greedy.tolist()
+    drawn = _draw(logits, choosers)
+    is_greedy = _column([chooser.sampling.temperature == 0 for chooser in choosers], logits)
+    return torch.where(is_greedy[:, 0], greedy, drawn).tolist()
+
+
+def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    """Inverts the cumulative distribution over the candidates, likeliest first.
+
+    top_k, top_p and min_p all keep the head of that order, so together they are one count of survivors.
+    The sort is stable: equal logits, frequent in bfloat16, rank the same in any batch.
+    """
+    ranked, token_ids = logits.sort(dim=-1, descending=True, stable=True)
+    settings = [chooser.sampling for chooser in choosers]
+    temperatures = _column([each.temperature or 1.0 for each in settings], logits)
+    # The best is subtracted first, so that a temperature near zero divides to 0 and -inf, never to NaN.
+    probabilities = ((ranked - ranked[:, :1]) / temperatures).softmax(dim=-1)
+    cumulative = probabilities.double().cumsum(dim=-1)
+    last_kept = _num_kept(probabilities, cumulative, settings) - 1
+    luck = _column([chooser.random.random() for chooser in choosers], cumulative)
+    rank = torch.searchsorted(cumulative, luck * cumulative.gather(1, last_kept), right=True)
+    return token_ids.gather(1, torch.minimum(rank, last_kept))[:, 0]
+
+
+def _num_kept(probabilities: Tensor, cumulative: Tensor, settings: Sequence[Sampling]) -> Tensor:
+    """Returns int64 ``[batch, 1]``, at least 1: how many of the ranked candidates survive."""
+    vocab_size = probabilities.shape[-1]
+    top_k = _column([min(each.top_k or vocab_size, vocab_size) for each in settings], cumulative).long()
+    # top_p is a share of what top_k leaves, as in transformers; the one that crosses the border is in.
+    nucleus = _column([each.top_p for each in settings], cumulative) * cumulative.gather(1, top_k - 1)
+    in_nucleus = cumulative - probabilities < nucleus
+    min_p = _column([each.min_p for each in settings], probabilities) * probabilities[:, :1]
+    num_likely = (in_nucleus & (probabilities >= min_p)).sum(dim=-1, keepdim=True)
+    return torch.minimum(top_k, num_likely).clamp(min=1)
+
+
+def _column(values: Sequence[float] | Sequence[bool], like: Tensor) -> Tensor:
+    """Returns ``[batch, 1]`` on the device of ``like``, in its dtype unless boolean."""
+    dtype = torch.bool if isinstance(values[0], bool) else like.dtype
+    return torch.tensor(values, dtype=dtype, device=like.device)[:, None]

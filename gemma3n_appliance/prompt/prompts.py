@@ -1,0 +1,108 @@
+"""From the body of a request to what the engine is asked to do. CPU-bound: call it in a thread."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..engine.request import Audio, GenerationRequest, Image, Media
+from ..engine.runner import LoadedModel
+from ..errors import InvalidRequestError
+from ..protocol.chat_request import ChatCompletionRequest
+from ..settings import Settings
+from . import audio, checkpoint, images
+from .conversation import Clip, Conversation, Picture, from_messages
+from .encoded import from_base64, from_data_url
+from .sampling import check_prompt, max_tokens, sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the engine is asked to do, and how many of its prompt tokens stand for media."""
+
+    request: GenerationRequest
+    num_image_tokens: int
+    num_audio_tokens: int
+
+
+class Prompts:
+    """Makes prompts for one checkpoint, whose files are read at the first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def files(self) -> checkpoint.PromptFiles:
+        """The checkpoint's files. Raises ModelLoadError where they cannot be used."""
+        return checkpoint.read(self._settings.model_dir)
+
+    def for_chat(self, body: ChatCompletionRequest, model: LoadedModel, request_id: str) -> Prompt:
+        """Returns the prompt of a conversation.
+
+        Raises:
+            ContextLengthError: it does not fit; found before any picture is decoded.
+            InvalidRequestError: media are broken, too large, or not for this model.
+        """
+        conversation = from_messages(body.messages)
+        media = conversation.media
+        _check_senses(media, model)
+        token_ids, limit = self._tokens(body, conversation, model.runner.max_context)
+        decoded = tuple(self._decode(each) for each in media)
+        request = GenerationRequest(
+            request_id=request_id,
+            token_ids=token_ids,
+            sampling=sampling(
+                body,
+                temperature=self._settings.temperature,
+                top_k=self.files.top_k,
+                top_p=self.files.top_p,
+            ),
+            max_tokens=limit,
+            media=decoded,
+            stop=body.stop_strings,
+            ignore_eos=bool(body.ignore_eos),
+        )
+        return Prompt(
+            request,
+            num_image_tokens=self.files.num_image_tokens * _count(decoded, Image),
+            num_audio_tokens=self.files.num_audio_tokens * _count(decoded, Audio),
+        )
+
+    def _tokens(
+        self, body: ChatCompletionRequest, conversation: Conversation, context: int
+    ) -> tuple[tuple[int, ...], int]:
+        check_prompt(self._fewest_tokens(conversation), context, qualifier="at least ")
+        token_ids = self.files.tokenizer.encode(self.files.template.render(conversation))
+        limit = max_tokens(
+            body,
+            num_prompt_tokens=len(token_ids),
+            context=context,
+            default=self._settings.max_length,
+        )
+        return tuple(token_ids), limit
+
+    def _fewest_tokens(self, conversation: Conversation) -> int:
+        """A bound that costs nothing, so that megabytes of text are refused without being encoded."""
+        media = conversation.media
+        return (
+            len(conversation.turns)
+            + self.files.tokenizer.fewest_tokens(conversation.num_characters)
+            + self.files.num_image_tokens * _count(media, Picture)
+            + self.files.num_audio_tokens * _count(media, Clip)
+        )
+
+    def _decode(self, media: Picture | Clip) -> Media:
+        if isinstance(media, Clip):
+            return audio.decode(from_base64(media.data, media.param), media.param)
+        content = from_data_url(media.url, media.param)
+        return images.decode(content, self._settings.max_image_pixels, media.param)
+
+
+def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:
+    for each in media:
+        if isinstance(each, Picture) and not model.has_vision:
+            raise InvalidRequestError("This model has no eyes: it does not take images.", param=each.param)
+        if isinstance(each, Clip) and not model.has_audio:
+            raise InvalidRequestError("This model has no ears: it does not take audio.", param=each.param)
+
+
+def _count(items: list[Picture | Clip] | tuple[Media, ...], kind: type) -> int:
+    return sum(isinstance(item, kind) for item in items)

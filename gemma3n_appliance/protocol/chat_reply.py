@@ -1,0 +1,90 @@
+"""What ``POST /v1/chat/completions`` answers.
+
+No field has a default: what is set is sent, null included, and what is left out stays out.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class _Reply(BaseModel):
+    def to_json(self) -> bytes:
+        """The object as it goes over the wire."""
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+class PromptTokensDetails(BaseModel):
+    """What the prompt tokens were; ``cached_tokens`` cost no computing."""
+
+    cached_tokens: int
+    audio_tokens: int
+    image_tokens: int
+
+
+class Usage(BaseModel):
+    """What a request cost, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class AssistantMessage(BaseModel):
+    """The whole answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class Choice(BaseModel):
+    """One answer and why it ended."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(_Reply):
+    """The plain reply."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class Delta(BaseModel):
+    """What a chunk adds; a field it does not add to is absent."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+
+
+class ChunkChoice(BaseModel):
+    """One answer's share of a chunk."""
+
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(_Reply):
+    """One frame of a streamed reply. ``usage`` is set, null but for the last, if the client asked for it."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    system_fingerprint: str

@@ -1,0 +1,112 @@
+"""The messages of a chat request."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from .wire import WireModel
+
+# Tags in angle brackets name the branches of a union; `wire` leaves them out of error paths.
+
+
+def _text_or(tag: str, kind: type) -> Any:
+    def choose(value: Any) -> str | None:
+        if isinstance(value, str):
+            return "<text>"
+        return tag if isinstance(value, kind) else None
+
+    return choose
+
+
+def _part_type(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>"
+
+
+class TextPart(WireModel):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(WireModel):
+    """Where a picture is; ``detail`` is accepted without effect: every picture takes the same tokens."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImagePart(WireModel):
+    """A picture, as an object with a URL or as the bare URL that some clients send."""
+
+    type: Literal["image_url"]
+    image_url: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[ImageUrl, Tag("<object>")],
+        Discriminator(
+            _text_or("<object>", dict),
+            custom_error_type="image_url",
+            custom_error_message='Input should be an object such as {"url": "data:image/png;base64,..."}',
+        ),
+    ]
+
+    @property
+    def url(self) -> str:
+        """The picture's URL, whichever form it came in."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+
+class InputAudio(WireModel):
+    """A clip: base64 and what it holds."""
+
+    data: str
+    format: Literal["wav", "mp3", "flac"]
+
+
+class AudioPart(WireModel):
+    """A clip in a message."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class RefusalPart(WireModel):
+    """What an assistant declined with; read back as its text."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[ImagePart, Tag("<image_url>")]
+    | Annotated[AudioPart, Tag("<input_audio>")]
+    | Annotated[RefusalPart, Tag("<refusal>")],
+    Discriminator(
+        _part_type,
+        custom_error_type="part_type",
+        custom_error_message="Input should be an object whose type is text, image_url or input_audio",
+    ),
+]
+
+Content = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("<parts>")],
+    Discriminator(
+        _text_or("<parts>", list),
+        custom_error_type="content",
+        custom_error_message="Input should be a string or a list of parts",
+    ),
+]
+
+
+class Message(WireModel):
+    """One message; ``name`` is accepted without effect."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    function_call: Any = None

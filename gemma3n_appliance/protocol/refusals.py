@@ -1,0 +1,98 @@
+"""Refuses what a well-formed chat request asks for and this server does not do."""
+
+from typing import Any
+
+from ..errors import InvalidRequestError, UnsupportedParameterError
+from .chat_request import ChatCompletionRequest
+from .messages import AudioPart, ImagePart, Message
+
+# Values that ask for nothing. None does so for every parameter.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (True,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+
+def refuse_unsupported(request: ChatCompletionRequest) -> None:
+    """Checks what single fields cannot: parameters not there yet, and fields that contradict each other.
+
+    Raises:
+        UnsupportedParameterError: names a parameter whose value asks for something.
+        InvalidRequestError: two fields do not go together.
+    """
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(request, name)
+        if value is not None and value not in neutral:
+            raise _unsupported(name)
+    _check_stream_options(request)
+    _check_max_tokens(request)
+    for index, message in enumerate(request.messages):
+        _check_message(message, f"messages[{index}]")
+
+
+def _unsupported(param: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(
+        f"'{param}' is not supported by this server: leave it out or at its default.", param=param
+    )
+
+
+def _check_stream_options(request: ChatCompletionRequest) -> None:
+    if request.stream_options is None:
+        return
+    if not request.stream:
+        raise InvalidRequestError(
+            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+        )
+    if request.stream_options.continuous_usage_stats:
+        raise _unsupported("stream_options.continuous_usage_stats")
+
+
+def _check_max_tokens(request: ChatCompletionRequest) -> None:
+    limits = (request.max_tokens, request.max_completion_tokens)
+    if None not in limits and limits[0] != limits[1]:
+        raise InvalidRequestError(
+            "'max_tokens' and 'max_completion_tokens' differ: send only one of them.", param="max_tokens"
+        )
+
+
+def _check_message(message: Message, path: str) -> None:
+    if message.role == "tool":
+        raise UnsupportedParameterError(
+            "Messages of role 'tool' are not supported by this server.", param=f"{path}.role"
+        )
+    for name in ("tool_calls", "function_call"):
+        if getattr(message, name):
+            raise _unsupported(f"{path}.{name}")
+    if message.content is None and message.role != "assistant":
+        raise InvalidRequestError(
+            f"A message of role '{message.role}' needs content.", param=f"{path}.content"
+        )
+    if message.role != "user" and isinstance(message.content, list):
+        _check_parts_are_text(message, path)
+
+
+def _check_parts_are_text(message: Message, path: str) -> None:
+    for index, part in enumerate(message.content or ()):
+        if isinstance(part, ImagePart | AudioPart):
+            raise InvalidRequestError(
+                f"Only user messages can hold images and audio, not role '{message.role}'.",
+                param=f"{path}.content[{index}]",
+            )

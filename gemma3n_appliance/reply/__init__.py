@@ -1,0 +1,1 @@
+"""Turns the engine's events into what goes over the wire."""

@@ -1,0 +1,81 @@
+"""Every option of the appliance: environment variables, typed, bounded, read once and never changed.
+
+`.env.example` lists them all; a test compares the two.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# The base checkpoint has no chat template, so the short name means the instruction-tuned one.
+MODEL_ALIASES = {
+    "google/gemma-3n-e4b": "google/gemma-3n-E4B-it",
+    "google/gemma-3n-e2b": "google/gemma-3n-E2B-it",
+}
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SettingsError(Exception):
+    """The environment holds a value that cannot be used; the message names the variable and what it takes."""
+
+
+class Settings(BaseSettings):
+    """The environment as the appliance understands it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, protected_namespaces=())
+
+    model_name: str = Field("google/gemma-3n-e4b", min_length=1)
+    model_revision: str = Field("main", min_length=1)
+    models_dir: Path = Path("/models")
+    hf_token: SecretStr | None = None
+    gemma3n_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - an appliance serves its network
+    gemma3n_port: Port = 8000
+    max_length: int = Field(2048, ge=1)
+    temperature: float = Field(0.7, ge=0.0, le=2.0)
+    accept_any_model: bool = False
+
+    engine: Literal["reference"] = "reference"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    num_slots: int = Field(4, ge=1, le=64)
+    context_length: int = Field(8192, ge=256)
+    prefill_chunk: int = Field(512, ge=16)
+    max_queue: int = Field(32, ge=0)
+    load_wait: float = Field(300.0, ge=0.0)
+
+    max_body_mb: int = Field(32, ge=1)
+    max_image_pixels: int = Field(40_000_000, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def repo_id(self) -> str:
+        """The hub repository (or local directory) that MODEL_NAME means."""
+        return MODEL_ALIASES.get(self.model_name.lower(), self.model_name)
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the model's files are, or will be after a download."""
+        if self.is_local:
+            return Path(self.model_name).expanduser()
+        return self.models_dir / self.repo_id.replace("/", "--")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether MODEL_NAME is a directory rather than a hub repository."""
+        return self.model_name.startswith(("/", "./", "../", "~"))
+
+
+def load() -> Settings:
+    """Reads the environment.
+
+    Raises:
+        SettingsError: a variable has a value it cannot take.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors())
+        raise SettingsError("; ".join(problems) + " (see .env.example)") from None

@@ -1,0 +1,314 @@
+import fcntl
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from gemma3n_appliance.host.download import ensure_model, is_on_disk
+from gemma3n_appliance.settings import Settings
+from tests.fakes.hub import Corrupt, Cut, FakeHub, Stall, WholeFile
+from tests.host.appliance import NEEDED, REPO, ROOT, WEIGHTS, Appliance, checkpoint
+
+FILES = checkpoint()
+MB = 1 << 20
+
+
+def test_a_download_brings_the_needed_files_and_nothing_else(appliance: Appliance, hub: FakeHub):
+    done = appliance.download()
+    assert (done.returncode, done.stdout) == (0, f"{REPO} is complete in {appliance.model_dir}\n")
+    assert appliance.present() == NEEDED
+    assert all((appliance.model_dir / name).read_bytes() == FILES[name] for name in NEEDED)
+    assert {name for name in FILES if hub.ranges(name)} == set(NEEDED)
+    assert list((appliance.home / "home").iterdir()) == []
+    assert all(r.path.startswith(("/api/models/", f"/{REPO}/resolve/", "/cdn/")) for r in hub.requests)
+
+
+def test_a_second_download_does_not_touch_the_network(complete: Appliance):
+    again = complete.download_offline()
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_the_guard_against_the_network_notices_a_first_download(appliance: Appliance):
+    assert "the network was touched" in appliance.download_offline().stderr
+
+
+def test_only_a_lost_file_is_fetched_again(complete: Appliance, hub: FakeHub):
+    (complete.model_dir / "config.json").unlink()
+    hub.requests.clear()
+    assert complete.download().returncode == 0
+    assert [r.path.rsplit("/", 1)[1] for r in hub.requests] == ["config.json"]
+
+
+def test_files_put_there_by_hand_are_kept_when_they_are_right(appliance: Appliance, hub: FakeHub):
+    appliance.model_dir.mkdir(parents=True)
+    (appliance.model_dir / WEIGHTS).write_bytes(FILES[WEIGHTS])
+    (appliance.model_dir / "config.json").write_bytes(FILES["config.json"].swapcase())
+    assert appliance.download().returncode == 0
+    assert (hub.ranges(WEIGHTS), hub.ranges("config.json")) == ([], [None])
+    assert (appliance.model_dir / "config.json").read_bytes() == FILES["config.json"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_lost_connection_is_taken_up_where_it_broke(appliance: Appliance, hub: FakeHub, reset: bool):
+    # Ten bytes past a whole chunk, and a reset may also lose what the client had not read yet.
+    hub.trouble[WEIGHTS].append(Cut(after=2 * MB + 10, reset=reset))
+    assert appliance.download().returncode == 0
+    assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert hub.ranges(WEIGHTS)[0] is None
+    if not reset:
+        assert hub.ranges(WEIGHTS)[1:] == [f"bytes={2 * MB}-"]
+
+
+def test_a_hub_that_stays_away_ends_the_download_and_the_next_one_continues(
+    appliance: Appliance, hub: FakeHub
+):
+    hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), Cut(after=0), Cut(after=0), Cut(after=0)])
+    failed = appliance.download()
+    assert failed.returncode == 1
+    assert "check the network and run again; what was fetched so far is kept" in failed.stderr
+    assert appliance.partial.stat().st_size == 2 * MB
+    assert appliance.download().returncode == 0
+    assert hub.ranges(WEIGHTS)[-1] == f"bytes={2 * MB}-"
+    assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_a_killed_download_continues_where_it_was(appliance: Appliance, hub: FakeHub):
+    kill_in_mid_file(appliance, hub)
+    assert not (appliance.model_dir / WEIGHTS).exists()
+    hub.bytes_sent.clear()
+    assert appliance.download().returncode == 0
+    assert hub.ranges(WEIGHTS) == [None, f"bytes={2 * MB}-"]
+    assert hub.bytes_sent == {WEIGHTS: len(FILES[WEIGHTS]) - 2 * MB}
+    assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert appliance.present() == NEEDED
+
+
+def test_a_killed_download_keeps_to_its_commit_when_the_branch_moves_on(appliance: Appliance, hub: FakeHub):
+    kill_in_mid_file(appliance, hub)
+    hub.repos[REPO].commit(checkpoint(seed=1))
+    assert appliance.download().returncode == 0
+    assert all((appliance.model_dir / name).read_bytes() == FILES[name] for name in NEEDED)
+
+
+def test_a_server_that_ignores_ranges_does_no_harm(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), WholeFile()])
+    done = appliance.download()
+    assert done.returncode == 0
+    assert "corrupt" not in done.stderr
+    assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_a_second_process_waits_for_the_first(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].append(Stall(after=MB))
+    first = appliance.start()
+    assert hub.has_stalled.wait(30)
+    second = appliance.start()
+    assert second.stderr is not None
+    assert "waiting for it" in second.stderr.readline()
+    hub.resume()
+    assert [p.communicate(timeout=30) and p.returncode for p in (first, second)] == [0, 0]
+    assert hub.ranges(WEIGHTS) == [None]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
+def test_a_file_that_arrives_corrupt_is_named_and_fetched_again(
+    appliance: Appliance, hub: FakeHub, name: str
+):
+    hub.trouble[name].append(Corrupt())
+    done = appliance.download()
+    assert done.returncode == 0
+    assert f"{name} arrived corrupt and was removed; fetching it again" in done.stderr
+    assert hub.ranges(name) == [None, None]
+    assert (appliance.model_dir / name).read_bytes() == FILES[name]
+
+
+def test_a_file_that_arrives_corrupt_twice_never_gets_its_name(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].extend([Corrupt(), Corrupt()])
+    failed = appliance.download()
+    assert failed.returncode == 1
+    assert f"{WEIGHTS} of {REPO} arrived corrupt twice" in failed.stderr
+    assert appliance.present() == sorted(set(NEEDED) - {WEIGHTS})
+
+
+def test_a_branch_that_moves_on_is_followed_only_when_asked(complete: Appliance, hub: FakeHub):
+    hub.repos[REPO].commit(FILES | {WEIGHTS: FILES[WEIGHTS][::-1]}, revision="v2")
+    hub.repos[REPO].revisions["main"] = hub.repos[REPO].revisions["v2"]
+    hub.requests.clear()
+    complete.download()
+    assert hub.requests == []
+    assert complete.download(MODEL_REVISION="v2").returncode == 0
+    assert (complete.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS][::-1]
+    assert {name for name in FILES if hub.ranges(name)} == {WEIGHTS}
+
+
+def test_files_that_a_revision_no_longer_has_go_away(complete: Appliance, hub: FakeHub):
+    (complete.model_dir / "notes.txt").write_text("mine")
+    commit = hub.repos[REPO].commit({"model.safetensors": b"one", "config.json": b"{}"}, revision="other")
+    assert complete.download(MODEL_REVISION=commit).returncode == 0
+    assert complete.present() == ["config.json", "model.safetensors", "notes.txt"]
+
+
+def test_too_little_disk_space_is_found_before_anything_is_fetched(appliance: Appliance, hub: FakeHub):
+    hub.repos[REPO].claimed_sizes[WEIGHTS] = 10**15
+    failed = appliance.download()
+    assert failed.returncode == 1
+    assert (
+        f"not enough disk space in {appliance.model_dir}: 1000000000 MB are still to be fetched"
+        in failed.stderr
+    )
+    assert not any(hub.ranges(name) for name in FILES)
+
+
+def test_a_revision_that_does_not_fit_leaves_the_old_one_in_place(complete: Appliance, hub: FakeHub):
+    hub.repos[REPO].commit(checkpoint(seed=1), revision="v2")
+    hub.repos[REPO].claimed_sizes[WEIGHTS] = 10**15
+    assert "not enough disk space" in complete.download(MODEL_REVISION="v2").stderr
+    assert complete.download_offline("--check").returncode == 0
+
+
+def test_disk_space_is_checked_again_when_a_download_continues(complete: Appliance, hub: FakeHub):
+    manifest = complete.model_dir / "gemma3n-manifest.json"
+    manifest.write_text(manifest.read_text().replace("3000000", str(10**15)))
+    failed = complete.download()
+    assert failed.returncode == 1
+    assert "not enough disk space" in failed.stderr
+    assert hub.requests == []
+
+
+def test_a_disk_that_fills_up_in_mid_download_is_named(complete: Appliance):
+    (complete.model_dir / WEIGHTS).unlink()
+    complete.partial.symlink_to("/dev/full")
+    failed = complete.download()
+    assert failed.returncode == 1
+    assert f"cannot write to {complete.model_dir} (No space left on device): free some space" in failed.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_named(appliance: Appliance):
+    failed = appliance.download(MODELS_DIR="/dev/null")
+    assert failed.returncode == 1
+    assert "cannot write to /dev/null/acme--gemma-3n-tiny" in failed.stderr
+    assert "set MODELS_DIR" in failed.stderr
+
+
+GATED = "https://huggingface.co/acme/gemma-3n-tiny"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        pytest.param({}, [f"accept its licence on {GATED}", "set HF_TOKEN"], id="no token"),
+        pytest.param(
+            {"HF_TOKEN": "hf_stranger"}, [f"accept its licence on {GATED}", "no access"], id="not accepted"
+        ),
+        pytest.param({"HF_TOKEN": "hf_wrong"}, ["does not accept HF_TOKEN (401)"], id="wrong token"),
+        pytest.param(
+            {"MODEL_NAME": "acme/nothing"}, ["acme/nothing does not exist", "MODEL_NAME"], id="no repo"
+        ),
+        pytest.param(
+            {"MODEL_NAME": "acme/nothing", "HF_TOKEN": "hf_reader"},
+            ["acme/nothing does not exist", "MODEL_NAME"],
+            id="no repo, seen with a token",
+        ),
+        pytest.param({"MODEL_NAME": "no/such/name"}, ["MODEL_NAME=no/such/name"], id="no name"),
+        pytest.param({"MODEL_REVISION": "v9"}, ["no revision v9", "MODEL_REVISION"], id="no revision"),
+        pytest.param(
+            {"HF_ENDPOINT": "http://127.0.0.1:9"}, ["cannot reach http://127.0.0.1:9"], id="no network"
+        ),
+        pytest.param({"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE", "unset it"], id="offline mode"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    appliance: Appliance, hub: FakeHub, environment: dict[str, str], words: list[str]
+):
+    hub.repos[REPO].is_gated = True
+    hub.repos[REPO].readers = {"hf_reader"}
+    hub.valid_tokens = {"hf_reader", "hf_stranger"}
+    failed = appliance.download(**environment)
+    assert failed.returncode == 1
+    assert [word for word in words if word not in failed.stderr] == []
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_gated_model_is_downloaded_with_a_token_that_may(appliance: Appliance, hub: FakeHub):
+    hub.repos[REPO].is_gated = True
+    hub.repos[REPO].readers = hub.valid_tokens = {"hf_reader"}
+    done = appliance.download(HF_TOKEN="hf_reader")
+    assert done.returncode == 0
+    assert (
+        "hf_reader"
+        not in done.stdout + done.stderr + (appliance.model_dir / "gemma3n-manifest.json").read_text()
+    )
+
+
+def test_a_repository_without_safetensors_is_refused(appliance: Appliance, hub: FakeHub):
+    hub.repos[REPO].commit({"config.json": b"{}", "gemma-3n-Q4_K_M.gguf": b"GGUF"})
+    failed = appliance.download()
+    assert failed.returncode == 1
+    assert f"{REPO} has no *.safetensors files" in failed.stderr
+
+
+def test_a_directory_as_model_name_needs_no_download(appliance: Appliance, tmp_path: Path):
+    done = appliance.download_offline(MODEL_NAME=str(tmp_path))
+    assert done.returncode == 0
+    assert "there is nothing to download" in done.stdout
+
+
+def test_a_journal_gets_plain_lines(appliance: Appliance):
+    lines = appliance.download().stderr.splitlines()
+    assert lines[-1].startswith(f"Downloading {REPO}: 3.0 of 3.0 MB (100 %), ")
+    assert all(line.startswith("Downloading") and line.isprintable() for line in lines)
+
+
+def test_a_terminal_gets_a_bar(appliance: Appliance):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = appliance.start(stderr=theirs)
+    process.communicate(timeout=30)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert f"\rDownloading {REPO}: 100%" in shown
+
+
+def test_the_server_sees_whether_a_model_is_on_disk(complete: Appliance):
+    settings = complete.settings
+    assert is_on_disk(settings)
+    assert ensure_model(settings) == complete.model_dir
+    assert not is_on_disk(settings.model_copy(update={"model_revision": "v2"}))
+    (complete.model_dir / WEIGHTS).write_bytes(FILES[WEIGHTS][1:])
+    assert not is_on_disk(settings)
+    shutil.rmtree(complete.model_dir)
+    assert not is_on_disk(settings)
+
+
+def test_a_directory_is_a_model_when_it_has_a_configuration(tmp_path: Path):
+    settings = Settings(model_name=str(tmp_path))
+    assert not is_on_disk(settings)
+    (tmp_path / "config.json").write_text("{}")
+    assert is_on_disk(settings)
+    assert ensure_model(settings) == tmp_path
+
+
+def test_downloading_does_not_import_torch():
+    program = "import sys, gemma3n_appliance.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def kill_in_mid_file(appliance: Appliance, hub: FakeHub) -> None:
+    hub.trouble[WEIGHTS].append(Stall(after=2 * MB + 10))
+    process = appliance.start()
+    assert hub.has_stalled.wait(30)
+    deadline = time.monotonic() + 30
+    while appliance.partial.stat().st_size < 2 * MB:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()

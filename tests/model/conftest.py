@@ -1,0 +1,170 @@
+"""Small random checkpoints, and a runner whose logits can be read."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
+from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
+from gemma3n_appliance.model.decoder import Decoder
+from gemma3n_appliance.model.encoders import Encoders
+from gemma3n_appliance.model.kv_cache import KVCache
+from gemma3n_appliance.model.runner import ReferenceRunner
+from gemma3n_appliance.model.sampler import sample
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+GREEDY = Sampling(temperature=0.0)
+SHAPES = {
+    "shared layers, sparse, grouped queries": {
+        "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
+        "num_kv_shared_layers": 3,
+        "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 5,
+        "sliding_window": 8,
+        "num_key_value_heads": 2,
+    },
+    "nothing shared, dense, a head each": {
+        "layer_types": [SLIDING, FULL, SLIDING, FULL],
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "sliding_window": 64,
+        "num_key_value_heads": 4,
+    },
+    "tiny window, one head for all": {
+        "layer_types": [FULL, SLIDING, SLIDING, FULL, SLIDING],
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.5, 0.95, 0.95, 0.0, 0.0],
+        "sliding_window": 3,
+        "num_key_value_heads": 1,
+    },
+}
+
+
+@torch.no_grad()
+def _scatter_weights(model: torch.nn.Module) -> None:
+    """Moves norms away from one, and AltUp's output scale from the zero that would hide the per-layer inputs."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.normal_(1.0, 0.2)
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
+    torch.manual_seed(1)
+    shape = SHAPES[request.param]
+    config = Gemma3nTextConfig(
+        vocab_size=300,
+        vocab_size_per_layer_input=280,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=len(shape["layer_types"]),
+        num_attention_heads=4,
+        head_dim=16,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        eos_token_id=None,
+        **shape,
+    )
+    model = Gemma3nForCausalLM(config).eval()
+    _scatter_weights(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return vocabulary.build(["what do you see and hear in this picture? a low tone, Ü"] * 3, 40)
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer):
+    return checkpoint.processor(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def multimodal_model(tokenizer):
+    torch.manual_seed(2)
+    model = checkpoint.untrained(tokenizer).eval()
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(multimodal_model, processor, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint")
+    # timm has written objects that JSON does not know into the arguments it was given.
+    multimodal_model.config.vision_config.model_args = architecture.vision_model_args()
+    multimodal_model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def encoder(multimodal_model, checkpoint_dir) -> Encoders:
+    return Encoders(multimodal_model, checkpoint_dir)
+
+
+class Probe:
+    """A reference runner over a model in memory; ``logits`` are those of the last step, ``[batch, vocab]``."""
+
+    def __init__(self, model, encoder: Encoders | None = None, num_slots: int = 4) -> None:
+        decoder = Decoder(model)
+        self.cache = KVCache(decoder.config, num_slots, 1024, decoder.device, decoder.dtype)
+        self.runner = ReferenceRunner(decoder, encoder, self.cache, sample=self._sample)
+        self.logits = torch.empty(0)
+
+    def _sample(self, logits, choosers):
+        self.logits = logits
+        return sample(logits, choosers)
+
+    def start(
+        self,
+        slot: int,
+        token_ids: list[int],
+        chunk: int = 1024,
+        sampling: Sampling = GREEDY,
+        media: tuple[Media, ...] = (),
+    ) -> int:
+        """Prefills a prompt in chunks and returns its first token."""
+        self.runner.begin(slot, GenerationRequest("r", tuple(token_ids), sampling, 200, media))
+        while (token := self.runner.prefill(slot, chunk)) is None:
+            pass
+        return token
+
+    def generate(self, slot: int, token_ids: list[int], num_tokens: int, sampling: Sampling) -> list[int]:
+        """Runs one request alone."""
+        tokens = [self.start(slot, token_ids, sampling=sampling)]
+        while len(tokens) < num_tokens:
+            tokens += self.runner.decode([slot])
+        self.runner.release(slot)
+        return tokens
+
+
+@pytest.fixture
+def probe(text_model) -> Probe:
+    return Probe(text_model)
+
+
+@pytest.fixture
+def multimodal_probe(multimodal_model, encoder) -> Probe:
+    return Probe(multimodal_model, encoder)
+
+
+@pytest.fixture
+def prompt() -> Callable[[int, int], list[int]]:
+    """Returns a function of seed and length that makes up token ids, some beyond the per-layer table."""
+    return lambda seed, length: [*random.Random(seed).choices(range(300), k=length)]
+
+
+@pytest.fixture
+def assert_close() -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """Returns an assertion that two sets of logits differ by at most 1e-4 of their norm."""
+
+    def check(ours: torch.Tensor, reference: torch.Tensor) -> None:
+        assert ours.shape == reference.shape
+        assert ((ours - reference).norm() / reference.norm()).item() <= 1e-4
+
+    return check

@@ -1,0 +1,145 @@
+"""The reference runner against transformers' own forward and generate, float32 on the CPU."""
+
+import pytest
+import torch
+
+from gemma3n_appliance.engine.request import GenerationRequest, Sampling
+from gemma3n_appliance.errors import ContextLengthError, EngineError, InvalidRequestError
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@torch.no_grad()
+def reference(model, token_ids):
+    """transformers' logits after every position, [length, vocab]."""
+    return model(torch.tensor([token_ids])).logits[0]
+
+
+def test_a_whole_prefill_gives_the_reference_logits(probe, text_model, prompt, assert_close):
+    token_ids = prompt(0, 50)
+    probe.start(0, token_ids)
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 16, 49, 50])
+def test_the_size_of_prefill_chunks_makes_no_difference(probe, text_model, prompt, assert_close, chunk):
+    token_ids = prompt(1, 50)
+    probe.start(2, token_ids, chunk)
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_every_decode_step_of_a_ragged_batch_gives_the_reference_logits(
+    probe, text_model, prompt, assert_close
+):
+    texts = {3: prompt(2, 33), 0: prompt(3, 4), 2: prompt(4, 61)}
+    for slot, token_ids in texts.items():
+        token_ids.append(probe.start(slot, token_ids, chunk=20))
+    for _ in range(20):
+        slots = list(texts)
+        new = probe.runner.decode(slots)
+        for slot, token, logits in zip(slots, new, probe.logits, strict=True):
+            assert_close(logits, reference(text_model, texts[slot])[-1])
+            texts[slot].append(token)
+
+
+def test_requests_may_join_and_leave_a_batch_at_any_step(probe, text_model, prompt, assert_close):
+    early, late = prompt(5, 12), prompt(6, 25)
+    early.append(probe.start(1, early))
+    early += probe.runner.decode([1])
+    late.append(probe.start(0, late))
+    for slots in ([1, 0], [0], [0, 1]):
+        new = dict(zip(slots, probe.runner.decode(slots), strict=True))
+        early += [new[1]] if 1 in new else []
+        late += [new[0]]
+    probe.runner.release(1)
+    late += probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, late[:-1])[-1])
+    probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, late)[-1])
+
+
+def test_a_slot_remembers_nothing_of_its_last_tenant(probe, text_model, prompt, assert_close):
+    probe.start(0, prompt(7, 80))
+    probe.runner.decode([0])
+    probe.runner.release(0)
+    token_ids = prompt(8, 9)
+    token_ids.append(probe.start(0, token_ids))
+    probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_a_slot_released_in_mid_prefill_can_be_used_again(probe, text_model, prompt, assert_close):
+    probe.runner.begin(0, GenerationRequest("r", tuple(prompt(9, 40)), GREEDY, 10))
+    assert probe.runner.prefill(0, 16) is None
+    probe.runner.release(0)
+    token_ids = prompt(10, 30)
+    probe.start(0, token_ids)
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_the_cache_grows_under_running_requests_without_changing_them(
+    probe, text_model, prompt, assert_close
+):
+    token_ids = prompt(11, 20)
+    token_ids.append(probe.start(0, token_ids))
+    probe.start(1, prompt(12, 600))
+    probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_greedy_tokens_are_those_of_generate(probe, text_model, prompt):
+    texts = {1: prompt(13, 40), 3: prompt(14, 7), 2: prompt(15, 90)}
+    produced = {slot: [probe.start(slot, token_ids)] for slot, token_ids in texts.items()}
+    for _ in range(119):
+        for slot, token in zip(texts, probe.runner.decode(list(texts)), strict=True):
+            produced[slot].append(token)
+    for slot, token_ids in texts.items():
+        output = text_model.generate(torch.tensor([token_ids]), max_new_tokens=120, do_sample=False)
+        assert produced[slot] == output[0, len(token_ids) :].tolist()
+
+
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch(probe, prompt):
+    sampling = Sampling(temperature=1.0, top_p=0.95, seed=7)
+    token_ids = prompt(16, 30)
+    alone = probe.generate(0, token_ids, 40, sampling)
+    probe.start(0, prompt(17, 50), sampling=Sampling(temperature=1.3, top_k=5, seed=1))
+    probe.start(1, prompt(18, 5))
+    batched = [probe.start(3, token_ids, chunk=11, sampling=sampling)]
+    while len(batched) < 40:
+        batched.append(probe.runner.decode([0, 3, 1])[1])
+    assert batched == alone
+    assert len(set(alone)) > 3
+
+
+def test_without_a_seed_tokens_differ_from_run_to_run(probe, prompt):
+    sampling = Sampling(temperature=2.0)
+    assert probe.generate(0, prompt(19, 5), 40, sampling) != probe.generate(0, prompt(19, 5), 40, sampling)
+
+
+@pytest.mark.parametrize("token_ids", [(), (-1,), (1, 300)])
+def test_a_prompt_with_ids_out_of_the_vocabulary_is_refused(probe, token_ids):
+    with pytest.raises(InvalidRequestError, match="0 to 299"):
+        probe.runner.begin(0, GenerationRequest("r", token_ids, GREEDY, 1))
+
+
+def test_a_request_beyond_the_context_is_refused(probe):
+    with pytest.raises(ContextLengthError, match="1025 tokens"):
+        probe.runner.begin(0, GenerationRequest("r", (1,) * 1000, GREEDY, 25))
+
+
+def test_numbers_that_are_none_end_one_request_and_leave_no_trace(
+    probe, text_model, prompt, assert_close, monkeypatch
+):
+    other = prompt(20, 30)
+    other.append(probe.start(1, other))
+    embed = text_model.model.embed_tokens.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(text_model.model.embed_tokens, "forward", lambda ids: embed(ids) * float("nan"))
+        with pytest.raises(EngineError, match="NaN"):
+            probe.start(0, prompt(21, 60))
+    probe.runner.release(0)
+    token_ids = prompt(22, 5)
+    token_ids.append(probe.start(0, token_ids))
+    probe.runner.decode([0, 1])
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[1], reference(text_model, other)[-1])

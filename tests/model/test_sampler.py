@@ -1,0 +1,82 @@
+"""Which tokens can come out, and how often."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from gemma3n_appliance.engine.request import Sampling
+from gemma3n_appliance.model.sampler import Chooser, sample
+
+# Softmax of these at temperature 1 is 0.1, 0.5, 0.15 and 0.25.
+LOGITS = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
+
+
+def drawn(sampling: Sampling, times: int = 4000) -> dict[int, float]:
+    """The share of each token over many draws."""
+    chooser = Chooser.of(sampling)
+    counts = Counter(sample(LOGITS, [chooser])[0] for _ in range(times))
+    return {token: count / times for token, count in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(1.0, seed=1), {0: 0.1, 1: 0.5, 2: 0.15, 3: 0.25}),
+        (Sampling(0.0), {1: 1.0}),
+        (Sampling(1e-6, seed=1), {1: 1.0}),
+        (Sampling(5e-324, seed=1), {1: 1.0}),
+        (Sampling(1.0, top_k=1, seed=1), {1: 1.0}),
+        (Sampling(1.0, top_k=2, seed=1), {1: 2 / 3, 3: 1 / 3}),
+        (Sampling(1.0, top_k=9, seed=1), {0: 0.1, 1: 0.5, 2: 0.15, 3: 0.25}),
+        (Sampling(1.0, top_p=0.0, seed=1), {1: 1.0}),
+        (Sampling(1.0, top_p=0.45, seed=1), {1: 1.0}),
+        (Sampling(1.0, top_p=0.6, seed=1), {1: 2 / 3, 3: 1 / 3}),
+        # The nucleus is taken of what top_k leaves: 0.9 of (5/9, 2.5/9, 1.5/9) needs all three, 0.8 needs two.
+        (Sampling(1.0, top_k=3, top_p=0.9, seed=1), {1: 5 / 9, 3: 2.5 / 9, 2: 1.5 / 9}),
+        (Sampling(1.0, top_k=3, top_p=0.8, seed=1), {1: 2 / 3, 3: 1 / 3}),
+        (Sampling(1.0, min_p=0.4, seed=1), {1: 2 / 3, 3: 1 / 3}),
+        (Sampling(1.0, min_p=1.0, seed=1), {1: 1.0}),
+        (Sampling(0.5, top_k=2, seed=1), {1: 0.8, 3: 0.2}),
+    ],
+)
+def test_tokens_come_out_as_often_as_the_rules_say(sampling, expected):
+    shares = drawn(sampling)
+    assert shares.keys() == expected.keys()
+    for token, share in expected.items():
+        assert math.isclose(shares[token], share, abs_tol=0.03)
+
+
+def test_every_row_goes_by_its_own_rules():
+    rules = [Sampling(0.0), Sampling(1.0, top_k=1), Sampling(1.0, seed=3), Sampling(2.0, top_p=0.0)]
+    alone = Chooser.of(rules[2])
+    choosers = [Chooser.of(each) for each in rules]
+    for _ in range(50):
+        greedy, best, seeded, narrow = sample(LOGITS.expand(4, -1), choosers)
+        assert (greedy, best, narrow) == (1, 1, 1)
+        assert [seeded] == sample(LOGITS, [alone])
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**64, -(2**63)])
+def test_any_whole_number_is_a_seed(seed):
+    draws = [sample(LOGITS, [Chooser.of(Sampling(1.0, seed=seed))]) for _ in range(2)]
+    assert draws[0] == draws[1]
+
+
+def test_equal_logits_are_told_apart_the_same_way_in_any_batch():
+    tied = torch.zeros(1, 5000)
+    others = torch.randn(3, 5000)
+    for seed in range(20):
+        sampling = Sampling(1.0, top_k=64, seed=seed)
+        alone = sample(tied, [Chooser.of(sampling)])
+        batch = [Chooser.of(Sampling(1.0, top_k=k)) for k in (1, 5000, 40)]
+        assert sample(torch.cat([others, tied]), [*batch, Chooser.of(sampling)])[3:] == alone
+
+
+def test_a_row_of_nan_harms_no_other_row():
+    logits = torch.cat([LOGITS, torch.full_like(LOGITS, math.nan)])
+    choosers = [Chooser.of(Sampling(1.0, top_k=1)), Chooser.of(Sampling(1.0, top_p=0.9, min_p=0.1))]
+    first, other = sample(logits, choosers)
+    assert first == 1
+    assert 0 <= other < 4
