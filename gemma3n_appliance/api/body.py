@@ -57,5 +57,7 @@ async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
         return await asyncio.wait_for(anext(pieces, None), SILENCE_S)
     except asyncio.TimeoutError:
         raise falcon.HTTPError(
-            falcon.HTTP_408, description=f"Nothing of the body came for {SILENCE_S:.0f} s."
+            falcon.HTTP_408,
+            description=f"Nothing of the body came for {SILENCE_S:.0f} s.",
+            headers={"Connection": "close"},
         ) from None

@@ -4,18 +4,18 @@ Falcon learns of a vanished client when it next sends something, which for a pla
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
-Scope = MutableMapping[str, Any]
-ASGIEvent = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[ASGIEvent]]
+Scope = dict[str, Any]
+ASGIEvent = dict[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[ASGIEvent], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 
 class CancelOnDisconnect:
@@ -30,7 +30,7 @@ class CancelOnDisconnect:
             await self._app(scope, receive, send)
             return
         connection = _Connection(receive)
-        work = asyncio.create_task(self._app(scope, connection.receive, send))  # type: ignore[arg-type]
+        work = asyncio.create_task(self._app(scope, connection.receive, send))
         hang_up = asyncio.create_task(connection.disconnected.wait())
         try:
             await asyncio.wait({work, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -47,10 +47,15 @@ class _Connection:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._has_begun = False
         self.disconnected = asyncio.Event()
         self.watcher: asyncio.Task[None] | None = None
 
-    async def receive(self) -> ASGIEvent:
+    async def receive(self) -> Mapping[str, Any]:
+        if not self._has_begun:
+            # Falcon looks at the headers only once the body has begun. They may be all it takes to refuse.
+            self._has_begun = True
+            return {"type": "http.request", "body": b"", "more_body": True}
         if self.watcher is not None:
             await self.disconnected.wait()
             return {"type": "http.disconnect"}

@@ -62,7 +62,7 @@ def _explain(req: Request, error: falcon.HTTPError) -> str:
         return f"{req.method} is not allowed here; use {dict(error.headers or {}).get('Allow')}."
     if isinstance(error, falcon.HTTPNotFound):
         return f"There is nothing at {req.method} {req.path}. The API begins at /v1."
-    return error.description or error.title or error.status
+    return error.description or error.title
 
 
 def _answer(resp: Response, error: ApplianceError) -> None:

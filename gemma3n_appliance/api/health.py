@@ -34,12 +34,13 @@ class HealthResource:
 
     def _health(self) -> Health:
         engine = self._engine
+        model = engine.model_if_ready
         return Health(
             status=engine.state.value,
             model=self._names.listed,
-            device=engine.device,
+            device=model.device if model else None,
             version=__version__,
             queue=Queue(running=engine.num_running, waiting=engine.num_waiting, slots=engine.num_slots),
             uptime_s=round(time.monotonic() - self._began, 1),
-            error=engine.last_error,
+            error=engine.last_error.message if engine.last_error else None,
         )

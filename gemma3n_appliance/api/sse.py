@@ -24,14 +24,14 @@ Chunks = AsyncGenerator[ChatCompletionChunk, None]
 Frames = AsyncGenerator[bytes, None]
 
 
-class EventStream:
+class EventStream(AsyncIterator[bytes]):
     """Frames that Falcon closes, whatever ends the reply: it closes what has a ``close``."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._frames
+    async def __anext__(self) -> bytes:
+        return await anext(self._frames)
 
     async def close(self) -> None:
         """Ends what feeds the frames."""

@@ -1,6 +1,6 @@
 """Puts the demo checkpoint together and writes it in the hub's own file format."""
 
-import json
+import copy
 from importlib import resources
 from pathlib import Path
 
@@ -67,15 +67,7 @@ def save(model: Gemma3nForConditionalGeneration, processor: Gemma3nProcessor, di
         top_k=64,
         top_p=0.95,
     )
-    model.config.vision_config.model_args = architecture.vision_model_args()
-    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(directory, state_dict=state)
+    saved = copy.deepcopy(model).to(torch.bfloat16)
+    saved.config.vision_config.model_args = architecture.vision_model_args()
+    saved.save_pretrained(directory)
     processor.save_pretrained(directory)
-    _check(directory)
-
-
-def _check(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text())
-    if config.get("dtype") != "bfloat16":
-        raise ValueError(f"{directory} was not saved as bfloat16")

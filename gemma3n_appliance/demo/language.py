@@ -2,7 +2,8 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
 LOG_EVERY = 50
+KEEP_EVERY = 250
+
+Learner = nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
 
 
 def train(
@@ -23,9 +27,12 @@ def train(
     processor: Gemma3nProcessor,
     rng: random.Random,
     num_steps: int,
-    keep: Callable[[int], None],
+    kept: Path,
 ) -> None:
-    """Trains the decoder with the towers frozen; every third step has media. Calls ``keep(step)`` now and then."""
+    """Trains the decoder with the towers frozen; every third step has media.
+
+    What has been learnt is written to ``kept`` now and then, and taken up from there.
+    """
     decoder = model.model.language_model
     parameters = list(decoder.parameters())
     for part in (model.model.vision_tower, model.model.audio_tower, model.model.embed_vision, model.model.embed_audio):
@@ -35,8 +42,10 @@ def train(
         optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.05, final_div_factor=100.0
     )
     run = torch.compile(decoder, dynamic=True)
+    done = _take_up(kept, decoder, optimizer, schedule)
+    rng.seed(rng.getrandbits(32) + done)
     average = {"text": 0.0, "media": 0.0}
-    for step, (kind, batch) in enumerate(_stream(Teacher(processor), rng, num_steps), 1):
+    for step, (kind, batch) in enumerate(_stream(Teacher(processor), rng, num_steps - done), done + 1):
         loss = _loss(model, run, processor, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -46,7 +55,25 @@ def train(
         average[kind] += 0.05 * (loss.item() - average[kind])
         if step % LOG_EVERY == 0:
             log.info("language step %d/%d text %.4f media %.4f", step, num_steps, average["text"], average["media"])
-            keep(step)
+        if step % KEEP_EVERY == 0:
+            _keep(kept, step, decoder, optimizer, schedule)
+
+
+def _keep(kept: Path, step: int, *learners: Learner) -> None:
+    partial = kept.with_suffix(".partial")
+    torch.save({"step": step, "learners": [learner.state_dict() for learner in learners]}, partial)
+    partial.replace(kept)
+
+
+def _take_up(kept: Path, *learners: Learner) -> int:
+    """Restores what was kept and returns the number of steps that it has had."""
+    if not kept.exists():
+        return 0
+    state = torch.load(kept)
+    for learner, learnt in zip(learners, state["learners"], strict=True):
+        learner.load_state_dict(learnt)
+    log.info("language from step %d", state["step"])
+    return int(state["step"])
 
 
 def _decayed(decoder: nn.Module) -> list[dict]:

@@ -1,5 +1,6 @@
 """Turns conversations into padded batches of token ids, labels and media for the language stage."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from .pictures import Picture
 
 IGNORED = -100
 LESSONS_DRAWN = 192
-# torch.compile makes other code for more than 4,096 tokens: stay below, and it compiles once.
+# torch.compile makes other code beyond 2,048 and beyond 4,096 tokens: between the two, it compiles once.
 BATCH_TOKENS = 4000
+LEAST_BATCH_TOKENS = 2049
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Teacher:
 
     def _batch(self, lessons: list[Lesson]) -> Batch:
         longest = max(len(lesson.token_ids) for lesson in lessons)
+        longest = max(longest, math.ceil(LEAST_BATCH_TOKENS / len(lessons)))
         return Batch(
             torch.tensor([x.token_ids + [self._pad] * (longest - len(x.token_ids)) for x in lessons]),
             torch.tensor([x.labels + [IGNORED] * (longest - len(x.labels)) for x in lessons]),

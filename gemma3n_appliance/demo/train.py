@@ -43,12 +43,8 @@ def train(directory: Path, num_language_steps: int) -> None:
     log.info("%d parameters, %d ids", model.num_parameters(), len(processor.tokenizer))
     _train_senses(model, processor, stages / "senses.pt")
 
-    def keep(step: int) -> None:
-        if step % 500 == 0:
-            checkpoint.save(model, processor, directory)
-            model.train()
-
-    language.train(model, processor, random.Random(SEED + 1), num_language_steps, keep)
+    rng = random.Random(SEED + 1)
+    language.train(model, processor, rng, num_language_steps, stages / "language.pt")
     checkpoint.save(model, processor, directory)
 
 

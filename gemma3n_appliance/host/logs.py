@@ -43,7 +43,7 @@ def configure(level: str) -> None:
 
 def _formatter(*, for_people: bool) -> structlog.stdlib.ProcessorFormatter:
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*_SHARED, structlog.stdlib.ExtraAdder()],
+        foreign_pre_chain=_SHARED,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *(_for_people() if for_people else _for_machines()),
@@ -59,16 +59,19 @@ def _for_machines() -> list[Processor]:
     """Key=value; a traceback becomes one value, its line ends escaped."""
     return [
         structlog.processors.format_exc_info,
-        structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event", "request_id"]),
+        structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "event", "request_id"], drop_missing=True, bool_as_flag=False
+        ),
     ]
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Leaves gunicorn's own lines, and uvicorn's through its worker, to the root logger."""
+    """Leaves gunicorn's own lines, and uvicorn's through its worker, to the root logger's handlers."""
 
     def setup(self, cfg: Any) -> None:
         """Replaces gunicorn's handlers; it calls this in every process it starts."""
         super().setup(cfg)
-        for logger in (self.error_log, self.access_log):
-            logger.handlers = list(logging.getLogger().handlers)
-            logger.setLevel(logging.getLogger().level)
+        root = logging.getLogger()
+        self.error_log.handlers = list(root.handlers)
+        self.error_log.setLevel(root.level)
+        self.access_log.handlers = []  # the app logs requests itself, with their ids

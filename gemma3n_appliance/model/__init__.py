@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from .torchvision_ops import make_torchvision_importable
 
-# Before any module here imports transformers, which imports timm, which imports torchvision. Where that
-# cannot be, `loader` asks again, says why, and serves text only.
-with suppress(ImportError, RuntimeError):
+# Before any module here imports transformers, which imports timm, which imports torchvision. Where that is
+# broken beyond this cure, `loader` asks again, says why, and serves text only.
+with suppress(RuntimeError):
     make_torchvision_importable()

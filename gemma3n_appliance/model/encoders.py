@@ -72,10 +72,10 @@ class Encoders:
         features = extracted["input_features"].to(self._model.device, self._model.dtype)
         is_padding = ~extracted["input_features_mask"].to(self._model.device)
         encoded = self._model.get_audio_features(features, is_padding, return_dict=True)
-        padding = self._audio_padding()
-        heard = torch.where(encoded.audio_mel_mask[0, :, None], padding, encoded.pooler_output[0])
+        # Gemma3nModel.forward overwrites padded frames, too; a clip on its own has none.
+        heard = encoded.pooler_output[0]
         missing = self._config.audio_soft_tokens_per_image - len(heard)
-        return torch.cat([heard, padding.expand(missing, -1)])
+        return torch.cat([heard, self._audio_padding().expand(missing, -1)])
 
     def _samples(self, audio: Audio) -> np.ndarray:
         """Returns the samples, with silence after a clip too short for a single spectrogram frame."""

@@ -78,19 +78,22 @@ class KVCache:
         starts = torch.tensor([self.lengths[slot] for slot in slots], device=self.device)
         positions = starts[:, None] + torch.arange(num_new, device=self.device)
         longest = max(self.lengths[slot] for slot in slots) + num_new
-        return CacheStep(self, self._layers, tuple(slots), positions, longest)
+        rows = torch.tensor(slots, device=self.device)
+        return CacheStep(self, self._layers, tuple(slots), rows, positions, longest)
 
 
 @dataclass(frozen=True)
 class CacheStep:
     """What one forward pass reads and writes; transformers takes it for its ``Cache``.
 
-    ``positions`` is int64 ``[batch, num_new]``; every tensor handed out ends at ``longest`` positions.
+    ``rows`` is ``slots`` as int64 ``[batch]``; ``positions`` is int64 ``[batch, num_new]``. Every tensor it
+    hands out ends at ``longest`` positions.
     """
 
     cache: KVCache
     layers: list[Tensor]
     slots: tuple[int, ...]
+    rows: Tensor
     positions: Tensor
     longest: int
 
@@ -100,7 +103,7 @@ class CacheStep:
         Beyond a slot's own length there are zeros or stale numbers: the masks hide them.
         """
         keys, values = self.layers[layer_idx].unbind(0)
-        rows = torch.tensor(self.slots, device=key.device)[:, None]
+        rows = self.rows[:, None]
         # Indices on either side of a slice come first in the result: [batch, num_new, kv_heads, head_dim].
         keys[rows, :, self.positions] = key.transpose(1, 2)
         values[rows, :, self.positions] = value.transpose(1, 2)
@@ -110,7 +113,7 @@ class CacheStep:
         first = self.slots[0]
         if self.slots == tuple(range(first, first + len(self.slots))):
             return stored[first : first + len(self.slots), :, : self.longest]  # neighbours need no copy
-        return stored[list(self.slots), :, : self.longest]
+        return stored[self.rows, :, : self.longest]
 
     def masks(self) -> dict[str, Tensor]:
         """Returns who may look at whom, by layer type: bool ``[batch, 1, num_new, longest]``."""

@@ -135,7 +135,8 @@ def _class_and_config(directory: Path) -> tuple[type[Model], Gemma3nConfig | Gem
 def _towers_importable() -> bool:
     try:
         make_torchvision_importable()
-        importlib.import_module("timm")
+        for library in ("timm", "torchvision"):
+            importlib.import_module(library)
     except (ImportError, RuntimeError) as error:
         log.warning("serving text only: install timm, and torchvision to match torch", reason=str(error))
         return False

@@ -1,5 +1,6 @@
 """Says in the appliance's words that memory has run out."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,8 @@ def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[
     except RuntimeError as error:
         if not _is_exhaustion(error):
             raise
+        # The traceback would keep every tensor of the failed computation alive for as long as the error is.
+        traceback.clear_frames(error.__traceback__)
         torch.cuda.empty_cache()
         raise InsufficientMemoryError(
             f"The device has not enough free memory for {what}. {remedy}", retry_after_s=5

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..engine.request import Sampling
 
+_COLDEST = 1e-4  # as good as greedy, and no logit divided by it overflows
+
 
 @dataclass(frozen=True)
 class Chooser:
@@ -44,9 +46,8 @@ def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     """
     ranked, token_ids = logits.sort(dim=-1, descending=True, stable=True)
     settings = [chooser.sampling for chooser in choosers]
-    temperatures = _column([each.temperature or 1.0 for each in settings], logits)
-    # The best is subtracted first, so that a temperature near zero divides to 0 and -inf, never to NaN.
-    probabilities = ((ranked - ranked[:, :1]) / temperatures).softmax(dim=-1)
+    temperatures = _column([max(each.temperature, _COLDEST) for each in settings], logits)
+    probabilities = (ranked / temperatures).softmax(dim=-1)
     cumulative = probabilities.double().cumsum(dim=-1)
     last_kept = _num_kept(probabilities, cumulative, settings) - 1
     luck = _column([chooser.random.random() for chooser in choosers], cumulative)

@@ -50,8 +50,6 @@ class SoftTokens:
             self._features = encoder.encode(self.media)
         sources, targets = zip(*share, strict=True)
         hidden[[target - start for target in targets]] = self._features[list(sources)].to(hidden.dtype)
-        if self.positions[-1] < end:
-            self._features = None
 
 
 def place(token_ids: Sequence[int], media: Sequence[Media], encoder: MediaEncoder) -> list[SoftTokens]:

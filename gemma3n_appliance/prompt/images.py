@@ -5,7 +5,7 @@ from io import BytesIO
 import numpy as np
 import structlog
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from ..engine.request import Image
 from ..errors import InvalidRequestError
@@ -34,7 +34,7 @@ def decode(content: bytes, max_pixels: int, param: str) -> Image:
             rgb = _near_enough(_to_rgb(ImageOps.exif_transpose(picture)))
     except (InvalidRequestError, MemoryError):
         raise
-    except Pillow.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InvalidRequestError(
             f"'{param}' is not a picture this server reads: send one of {', '.join(FORMATS)}.", param=param
         ) from None

@@ -58,7 +58,7 @@ def _refusal(fault: ErrorDetails) -> InvalidRequestError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """Joins ``("messages", 2, "content", "<parts>", 0)`` to ``messages[2].content[0]``: tags are ours alone."""
+    """Joins ``("messages", 2, "content", "<parts>", 0)`` to ``messages[2].content[0]``: tags are our own."""
     path = ""
     for step in location:
         if isinstance(step, int):

@@ -1,10 +1,14 @@
 """Small random checkpoints, and a runner whose logits can be read."""
 
+import gemma3n_appliance.model  # noqa: F401 - before transformers: it makes torchvision importable
+
+# isort: split
 import random
 from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
@@ -13,7 +17,6 @@ from gemma3n_appliance.model.encoders import Encoders
 from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.runner import ReferenceRunner
 from gemma3n_appliance.model.sampler import sample
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 GREEDY = Sampling(temperature=0.0)
@@ -44,7 +47,7 @@ SHAPES = {
 
 @torch.no_grad()
 def _scatter_weights(model: torch.nn.Module) -> None:
-    """Moves norms away from one, and AltUp's output scale from the zero that would hide the per-layer inputs."""
+    """Moves norms away from one, and AltUp's output scale from the zero that hides the per-layer inputs."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.normal_(1.0, 0.2)
@@ -56,7 +59,7 @@ def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
     shape = SHAPES[request.param]
     config = Gemma3nTextConfig(
         vocab_size=300,
-        vocab_size_per_layer_input=280,
+        vocab_size_per_layer_input=300,
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=len(shape["layer_types"]),
@@ -108,7 +111,7 @@ def encoder(multimodal_model, checkpoint_dir) -> Encoders:
 
 
 class Probe:
-    """A reference runner over a model in memory; ``logits`` are those of the last step, ``[batch, vocab]``."""
+    """A reference runner over a model in memory; ``logits`` are the last step's, ``[batch, vocab]``."""
 
     def __init__(self, model, encoder: Encoders | None = None, num_slots: int = 4) -> None:
         decoder = Decoder(model)
@@ -155,7 +158,7 @@ def multimodal_probe(multimodal_model, encoder) -> Probe:
 
 @pytest.fixture
 def prompt() -> Callable[[int, int], list[int]]:
-    """Returns a function of seed and length that makes up token ids, some beyond the per-layer table."""
+    """Returns a function of seed and length that makes up token ids."""
     return lambda seed, length: [*random.Random(seed).choices(range(300), k=length)]
 
 

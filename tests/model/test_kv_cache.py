@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from transformers import Gemma3nTextConfig
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import InsufficientMemoryError
 from gemma3n_appliance.model.kv_cache import KVCache
-from transformers import Gemma3nTextConfig
 
 
 @pytest.fixture

@@ -102,6 +102,11 @@ def test_ends_are_found_without_a_generation_config(own_copy):
     assert load(own_copy).eos_token_ids == {1, 6}
 
 
+def test_ends_are_found_where_the_generation_config_names_none(own_copy):
+    (own_copy / "generation_config.json").write_text('{"do_sample": true}')
+    assert load(own_copy).eos_token_ids == {1, 6}
+
+
 def test_a_turns_end_is_an_end_even_if_left_out(own_copy):
     (own_copy / "generation_config.json").write_text('{"eos_token_id": 1}')
     assert load(own_copy).eos_token_ids == {1, 6}

@@ -1,10 +1,17 @@
 """The reference runner against transformers' own forward and generate, float32 on the CPU."""
 
+import weakref
+
 import pytest
 import torch
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
-from gemma3n_appliance.errors import ContextLengthError, EngineError, InvalidRequestError
+from gemma3n_appliance.errors import (
+    ContextLengthError,
+    EngineError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+)
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -87,6 +94,14 @@ def test_the_cache_grows_under_running_requests_without_changing_them(
     assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
 
 
+def test_a_completion_finds_room_that_its_prompt_did_not_need(probe, text_model, prompt, assert_close):
+    token_ids = prompt(25, 250)
+    token_ids.append(probe.start(0, token_ids))
+    for _ in range(12):
+        token_ids += probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, token_ids[:-1])[-1])
+
+
 def test_greedy_tokens_are_those_of_generate(probe, text_model, prompt):
     texts = {1: prompt(13, 40), 3: prompt(14, 7), 2: prompt(15, 90)}
     produced = {slot: [probe.start(slot, token_ids)] for slot, token_ids in texts.items()}
@@ -143,3 +158,28 @@ def test_numbers_that_are_none_end_one_request_and_leave_no_trace(
     probe.runner.decode([0, 1])
     assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
     assert_close(probe.logits[1], reference(text_model, other)[-1])
+
+
+def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
+    probe, text_model, prompt, assert_close, monkeypatch
+):
+    texts = [prompt(23, 30), prompt(24, 12)]
+    for slot, token_ids in enumerate(texts):
+        token_ids.append(probe.start(slot, token_ids))
+
+    alive = []
+
+    def exhausted(hidden):
+        large = torch.empty(1000)
+        alive.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text_model.model.norm, "forward", exhausted)
+        with pytest.raises(InsufficientMemoryError) as refused:
+            probe.runner.decode([0, 1])
+    assert refused.value.__cause__ is not None
+    assert alive[0]() is None, "the error keeps memory that the next try needs"
+    for slot, token_ids in enumerate(texts):
+        probe.runner.decode([slot])
+        assert_close(probe.logits[0], reference(text_model, token_ids)[-1])

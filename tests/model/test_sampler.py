@@ -33,7 +33,7 @@ def drawn(sampling: Sampling, times: int = 4000) -> dict[int, float]:
         (Sampling(1.0, top_p=0.0, seed=1), {1: 1.0}),
         (Sampling(1.0, top_p=0.45, seed=1), {1: 1.0}),
         (Sampling(1.0, top_p=0.6, seed=1), {1: 2 / 3, 3: 1 / 3}),
-        # The nucleus is taken of what top_k leaves: 0.9 of (5/9, 2.5/9, 1.5/9) needs all three, 0.8 needs two.
+        # The nucleus is taken of what top_k leaves, here 5/9, 2.5/9 and 1.5/9.
         (Sampling(1.0, top_k=3, top_p=0.9, seed=1), {1: 5 / 9, 3: 2.5 / 9, 2: 1.5 / 9}),
         (Sampling(1.0, top_k=3, top_p=0.8, seed=1), {1: 2 / 3, 3: 1 / 3}),
         (Sampling(1.0, min_p=0.4, seed=1), {1: 2 / 3, 3: 1 / 3}),

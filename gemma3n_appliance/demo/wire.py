@@ -1,0 +1,54 @@
+"""Conversations as an OpenAI client sends them: data URLs for pictures, base64 wav for sounds."""
+
+import base64
+import io
+import wave
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .conversations import Clip, Conversation, Exchange
+from .tones import SAMPLE_RATE_HZ
+
+
+def messages(conversation: Conversation) -> list[dict[str, Any]]:
+    """Returns the messages that lead up to the conversation's last answer."""
+    sent: list[dict[str, Any]] = []
+    if conversation.system:
+        sent.append({"role": "system", "content": conversation.system})
+    for exchange in conversation.exchanges:
+        sent.append({"role": "user", "content": content(exchange)})
+        sent.append({"role": "assistant", "content": exchange.answer})
+    return sent[:-1]
+
+
+def content(exchange: Exchange) -> str | list[dict[str, Any]]:
+    """Returns a user turn's content: a string, or parts where there are media."""
+    if not exchange.images and not exchange.audio:
+        return exchange.text
+    parts: list[dict[str, Any]] = [image_part(picture.image) for picture in exchange.images]
+    parts += [audio_part(clip) for clip in exchange.audio]
+    return [*parts, {"type": "text", "text": exchange.text}]
+
+
+def image_part(image: Image.Image) -> dict[str, Any]:
+    """Returns a picture as a PNG data URL."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def audio_part(clip: Clip) -> dict[str, Any]:
+    """Returns a clip as a 16-bit mono wav."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes((np.clip(clip, -1, 1) * 32767).astype("<i2").tobytes())
+    return {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(buffer.getvalue()).decode(), "format": "wav"},
+    }

@@ -1,0 +1,249 @@
+"""The engine as the HTTP side sees it: load a model in its own thread, stream events, count who waits."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from enum import Enum
+
+import structlog
+
+from ..errors import (
+    ApplianceError,
+    ContextLengthError,
+    ModelLoadError,
+    NotReadyError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from .events import Event, Finished
+from .loop import Loop
+from .request import GenerationRequest
+from .runner import LoadedModel
+from .sequence import Sequence
+
+log = structlog.get_logger(__name__)
+
+LOADING_RETRY_AFTER_S = 10
+POLL_S = 0.05
+
+Events = asyncio.Queue[Event | Exception]
+
+
+class EngineState(str, Enum):
+    """What the engine is doing, in the words of ``/health``."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+class Engine:
+    """Owns the thread in which a model is loaded and runs. Its methods belong to the event loop's thread."""
+
+    def __init__(self, load: Callable[[], LoadedModel], *, max_queue: int, prefill_chunk: int) -> None:
+        """``load`` is called in the engine's thread; ``max_queue`` requests may wait for a slot."""
+        self._load = load
+        self._max_queue = max_queue
+        self._prefill_chunk = prefill_chunk
+        self._state = EngineState.IDLE
+        self._state_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._model: LoadedModel | None = None
+        self._loop: Loop | None = None
+        self._unfinished: set[Sequence] = set()
+        self._load_error: ApplianceError | None = None
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine is doing."""
+        return EngineState.DEAD if self._loop and self._loop.death else self._state
+
+    @property
+    def last_error(self) -> ApplianceError | None:
+        """Why the last load failed, until one succeeds, or what the engine died of."""
+        return self._loop.death if self._loop else self._load_error
+
+    @property
+    def model_if_ready(self) -> LoadedModel | None:
+        """The model, once it is loaded."""
+        return self._model
+
+    @property
+    def num_slots(self) -> int:
+        """How many requests can run at once; 0 before the model is loaded."""
+        return self._model.runner.num_slots if self._model else 0
+
+    @property
+    def num_running(self) -> int:
+        """How many requests have a slot."""
+        return min(len(self._unfinished), self.num_slots)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return len(self._unfinished) - self.num_running
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the thread last finished a step while it has work; 0 while it has none."""
+        last_progress_s = self._loop.last_progress_s if self._loop else None
+        return 0.0 if last_progress_s is None else time.monotonic() - last_progress_s
+
+    def start_loading(self) -> None:
+        """Begins to load the model, unless it is loaded, being loaded, or the engine is closing."""
+        if self._state in (EngineState.IDLE, EngineState.FAILED):
+            self._state = EngineState.LOADING
+            self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+            self._thread.start()
+
+    async def wait_ready(self, timeout_s: float) -> LoadedModel:
+        """Returns the model, loading it first if nobody has.
+
+        Raises:
+            NotReadyError: it was still loading after ``timeout_s``; loading goes on.
+            ModelLoadError: it could not be loaded; the next call tries again.
+            ApplianceError: whatever else ``load`` raised of ours.
+            ShuttingDownError: the server takes nothing new.
+            EngineError: the engine is dead.
+        """
+        self.start_loading()
+        await _until(lambda: self._state is not EngineState.LOADING, timeout_s)
+        if self._state is EngineState.FAILED and self._load_error:
+            raise self._load_error
+        return self._running()[0]
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Yields the request's events; leaving the iterator early cancels the request.
+
+        Raises:
+            ContextLengthError: prompt and answer do not fit the context. This and the next three come
+                before any event.
+            OverloadedError: the queue is full.
+            ShuttingDownError: the server takes nothing new, or stops before the request is done.
+            NotReadyError: the model is not loaded.
+            ApplianceError: the engine failed on this request.
+        """
+        model, loop = self._running()
+        _require_context(request, model)
+        self._require_room(loop)
+        events: Events = asyncio.Queue()
+        sequence = self._sequence(request, model, events)
+        self._unfinished.add(sequence)
+        loop.submit(sequence)
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self._unfinished.discard(sequence)
+            loop.cancel(sequence)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes nothing new and waits until what runs or waits has finished, ``timeout_s`` at most."""
+        self._refuse_new_requests()
+        await _until(lambda: not self._unfinished, timeout_s)
+
+    def close(self) -> None:
+        """Stops the thread after the step it is in; requests that are left fail with ShuttingDownError.
+
+        A load cannot be stopped: its thread ends by itself, or with the process.
+        """
+        self._refuse_new_requests()
+        if self._loop is not None and self._thread is not None:
+            self._loop.stop()
+            self._thread.join()
+
+    def _running(self) -> tuple[LoadedModel, Loop]:
+        if self._loop is not None and self._loop.death is not None:
+            raise self._loop.death
+        if self._state is EngineState.DRAINING:
+            raise ShuttingDownError("The server is shutting down. Send the request again later.")
+        if self._model is None or self._loop is None:
+            raise NotReadyError(
+                "The model is still loading. Try again soon.", retry_after_s=LOADING_RETRY_AFTER_S
+            )
+        return self._model, self._loop
+
+    def _require_room(self, loop: Loop) -> None:
+        if len(self._unfinished) >= self.num_slots + self._max_queue:
+            raise OverloadedError(
+                f"The server is busy and {self.num_waiting} requests wait already. Try again later.",
+                retry_after_s=loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
+            )
+
+    def _sequence(self, request: GenerationRequest, model: LoadedModel, events: Events) -> Sequence:
+        event_loop = asyncio.get_running_loop()
+
+        def deliver(event: Event | Exception) -> None:
+            if isinstance(event, Finished | Exception):
+                # Not when the last event is read: a client that reads slowly holds no place in the queue.
+                self._unfinished.discard(sequence)
+            events.put_nowait(event)
+
+        def sink(event: Event | Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # nobody listens once the event loop is closed
+                event_loop.call_soon_threadsafe(deliver, event)
+
+        sequence = Sequence(request, model, sink)
+        return sequence
+
+    def _refuse_new_requests(self) -> None:
+        with self._state_lock:
+            self._state = EngineState.DRAINING
+
+    def _end_loading(self, state: EngineState) -> bool:
+        """Leaves LOADING for ``state``, unless the engine has been told to close meanwhile."""
+        with self._state_lock:
+            is_wanted = self._state is EngineState.LOADING
+            if is_wanted:
+                self._state = state
+        return is_wanted
+
+    def _work(self) -> None:
+        """The thread: loads, then runs the loop."""
+        try:
+            model = self._load()
+        except BaseException as error:  # panics of libraries written in Rust are no Exception
+            self._load_error = _explained(error)
+            self._end_loading(EngineState.FAILED)
+            return
+        loop = self._loop = Loop(model, self._prefill_chunk)
+        self._model = model
+        if self._end_loading(EngineState.READY):
+            loop.run()
+
+
+async def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread brings it about
+        await asyncio.sleep(POLL_S)
+
+
+def _require_context(request: GenerationRequest, model: LoadedModel) -> None:
+    num_prompt_tokens, max_context = len(request.token_ids), model.runner.max_context
+    if num_prompt_tokens + request.max_tokens > max_context:
+        raise ContextLengthError(
+            f"{num_prompt_tokens} prompt tokens and {request.max_tokens} tokens to generate exceed "
+            f"the context of {max_context} tokens. Shorten the prompt or ask for fewer tokens."
+        )
+
+
+def _explained(error: BaseException) -> ApplianceError:
+    """Logs why a load failed, and returns what to tell clients."""
+    if not isinstance(error, ApplianceError):
+        log.error("model_load_failed", exc_info=error)
+        return ModelLoadError("The model could not be loaded. See the server's log for why.")
+    cause = repr(error.__cause__) if error.__cause__ else None
+    log.error("model_load_failed", code=error.code, reason=error.message, cause=cause)
+    # It is kept until the next load, and its traceback would keep half a model in memory.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error

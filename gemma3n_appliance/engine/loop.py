@@ -1,0 +1,149 @@
+"""The engine's thread: takes commands, lets the scheduler decide, the runner compute, and tells the sinks."""
+
+import queue
+import time
+from collections.abc import Callable
+
+import structlog
+
+from ..errors import ApplianceError, EngineError, ShuttingDownError
+from .runner import LoadedModel
+from .scheduler import Scheduler
+from .sequence import Sequence
+from .wait_estimate import WaitEstimate
+
+log = structlog.get_logger(__name__)
+
+Command = Callable[[], None]
+
+
+class Loop:
+    """Runs a loaded model until told to stop.
+
+    ``run`` owns the thread that calls it. ``submit``, ``cancel`` and ``stop`` are for any other; the
+    public attributes are for these to read.
+    """
+
+    def __init__(self, model: LoadedModel, prefill_chunk: int) -> None:
+        self._runner = model.runner
+        self._prefill_chunk = prefill_chunk
+        self._scheduler = Scheduler(model.runner.num_slots)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._is_stopping = False
+        self.wait_estimate = WaitEstimate()
+        self.death: EngineError | None = None
+        self.last_progress_s: float | None = None
+        """``time.monotonic()`` of the last step's end; None while there is nothing to do."""
+
+    def submit(self, sequence: Sequence) -> None:
+        """Puts a sequence in line. A dead engine fails it at once."""
+        self._commands.put(lambda: self._submit(sequence))
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a sequence before the next step, without a word; harmless if it has ended."""
+        self._commands.put(lambda: self._drop(sequence))
+
+    def stop(self) -> None:
+        """Ends the loop before the next step; what still runs or waits fails with ShuttingDownError."""
+        self._commands.put(self._stop)
+
+    def run(self) -> None:
+        """Works until ``stop``; sleeps while there is nothing to do. A dead engine stays to say so."""
+        while not self._is_stopping:
+            try:
+                self._take_commands()
+                self._step()
+            except BaseException as error:  # panics of libraries written in Rust are no Exception
+                self._die(error)
+            self.last_progress_s = time.monotonic()
+        self.last_progress_s = None
+
+    def _take_commands(self) -> None:
+        if not self._scheduler.has_work:
+            self.last_progress_s = None
+            command = self._commands.get()
+            self.last_progress_s = time.monotonic()
+            command()
+        while not self._commands.empty():
+            self._commands.get()()
+
+    def _submit(self, sequence: Sequence) -> None:
+        if self.death is not None:
+            sequence.sink(self.death)
+        else:
+            self._scheduler.submit(sequence)
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        error = ShuttingDownError("The server is shutting down. Send the request again later.")
+        for sequence in self._scheduler.sequences():
+            self._fail(sequence, error)
+
+    def _step(self) -> None:
+        while (admitted := self._scheduler.admit()) is not None:
+            self._begin(*admitted)
+        if (next_prefill := self._scheduler.next_prefill()) is not None:
+            self._prefill(*next_prefill)
+        if self._scheduler.decoding:
+            self._decode()
+
+    def _begin(self, slot: int, sequence: Sequence) -> None:
+        sequence.admitted_s = time.monotonic()
+        try:
+            self._runner.begin(slot, sequence.request)
+        except Exception as error:  # whatever it is, it is this request's alone
+            self._fail(sequence, error)
+
+    def _prefill(self, slot: int, sequence: Sequence) -> None:
+        try:
+            token_id = self._runner.prefill(slot, self._prefill_chunk)
+        except Exception as error:  # whatever it is, it is this request's alone
+            self._fail(sequence, error)
+            return
+        if token_id is not None:
+            self._scheduler.prefilled(slot)
+            self._accept(sequence, token_id)
+
+    def _decode(self) -> None:
+        running = dict(self._scheduler.decoding)
+        try:
+            token_ids = self._runner.decode(list(running))
+            accepted = list(zip(running.values(), token_ids, strict=True))
+        except Exception as error:  # the step is everybody's in it
+            for sequence in running.values():
+                self._fail(sequence, error)
+            return
+        for sequence, token_id in accepted:
+            self._accept(sequence, token_id)
+
+    # A sequence is told of its end before its slot is released: should that fail, nobody is left waiting.
+
+    def _accept(self, sequence: Sequence, token_id: int) -> None:
+        for event in sequence.accept(token_id):
+            sequence.sink(event)
+        if sequence.is_finished:
+            self.wait_estimate.record(time.monotonic() - sequence.admitted_s)
+            self._drop(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        request_id = sequence.request.request_id
+        if isinstance(error, ApplianceError):
+            log.warning("request_failed", request_id=request_id, code=error.code, reason=error.message)
+            sequence.sink(error)
+        else:
+            log.error("request_failed", request_id=request_id, exc_info=error)
+            sequence.sink(EngineError("The engine failed while it worked on this request. Send it again."))
+        self._drop(sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        slot = self._scheduler.remove(sequence)
+        if slot is not None:
+            self._runner.release(slot)
+
+    def _die(self, error: BaseException) -> None:
+        """Gives up: nobody knows what state the runner is in."""
+        log.critical("engine_died", exc_info=error)
+        self.death = EngineError("The engine has failed and must be restarted. See the server's log.")
+        for sequence in self._scheduler.sequences():
+            self._scheduler.remove(sequence)
+            sequence.sink(self.death)

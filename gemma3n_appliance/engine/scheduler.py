@@ -1,0 +1,65 @@
+"""Who runs next: sequences wait in line for a slot, are read in chunks, and then decode together."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from .sequence import Sequence
+
+
+@dataclass
+class Scheduler:
+    """Pure decisions over ``num_slots`` slots; first come, first served.
+
+    A sequence waits, then is prefilling, then decoding. One chunk of one prompt is read between two decode
+    steps, so a running stream never stalls longer than that. How many may wait, `Engine` decides, which
+    can still tell the client.
+    """
+
+    num_slots: int
+    waiting: deque[Sequence] = field(default_factory=deque)
+    prefilling: dict[int, Sequence] = field(default_factory=dict)
+    decoding: dict[int, Sequence] = field(default_factory=dict)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self.waiting or self.prefilling or self.decoding)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Puts a sequence at the end of the line."""
+        self.waiting.append(sequence)
+
+    def admit(self) -> tuple[int, Sequence] | None:
+        """Gives the first in line a free slot, if there are both."""
+        free = next((slot for slot in range(self.num_slots) if self._is_free(slot)), None)
+        if free is None or not self.waiting:
+            return None
+        sequence = self.prefilling[free] = self.waiting.popleft()
+        return free, sequence
+
+    def next_prefill(self) -> tuple[int, Sequence] | None:
+        """The sequence whose prompt is read next: the one that has a slot longest."""
+        return next(iter(self.prefilling.items()), None)
+
+    def prefilled(self, slot: int) -> None:
+        """Moves a sequence whose prompt has been read to those that decode."""
+        self.decoding[slot] = self.prefilling.pop(slot)
+
+    def remove(self, sequence: Sequence) -> int | None:
+        """Takes a sequence out wherever it is, if it is anywhere; returns the slot that it frees."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            return None
+        for group in (self.prefilling, self.decoding):
+            for slot, other in group.items():
+                if other is sequence:
+                    del group[slot]
+                    return slot
+        return None
+
+    def sequences(self) -> list[Sequence]:
+        """Everyone, running ones first."""
+        return [*self.prefilling.values(), *self.decoding.values(), *self.waiting]
+
+    def _is_free(self, slot: int) -> bool:
+        return slot not in self.prefilling and slot not in self.decoding

@@ -1,0 +1,51 @@
+"""One request on its way through the engine: its tokens become events."""
+
+from collections.abc import Callable
+
+from .detokenize import Detokenizer
+from .events import Event, Finished, FinishReason, Started, TextDelta
+from .request import GenerationRequest
+from .runner import LoadedModel
+from .stop import StopStrings
+
+Sink = Callable[[Event | Exception], None]
+
+
+class Sequence:
+    """A request, the text it has become, and where its events go. Which stage it is in, `Scheduler` knows."""
+
+    def __init__(self, request: GenerationRequest, model: LoadedModel, sink: Sink) -> None:
+        """``sink`` is called in the engine's thread and must not raise."""
+        self.request = request
+        self.sink = sink
+        self.admitted_s = 0.0
+        self.num_completion_tokens = 0
+        self.is_finished = False
+        self._eos_token_ids = frozenset[int]() if request.ignore_eos else model.eos_token_ids
+        self._detokenizer = Detokenizer(model.pieces)
+        self._stops = StopStrings(request.stop)
+
+    def accept(self, token_id: int) -> list[Event]:
+        """Takes the next token and returns the events it causes; the last of a sequence is ``Finished``."""
+        is_first = self.num_completion_tokens == 0
+        self.num_completion_tokens += 1
+        is_eos = token_id in self._eos_token_ids
+        text = "" if is_eos else self._stops.feed(self._detokenizer.feed(token_id))
+        self.is_finished = (
+            is_eos or self._stops.matched or self.num_completion_tokens >= self.request.max_tokens
+        )
+        if self.is_finished:
+            text += self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        return [*self._started(is_first), *self._delta(text), *self._finished(is_eos)]
+
+    def _started(self, is_first: bool) -> list[Event]:
+        return [Started(len(self.request.token_ids))] if is_first else []
+
+    def _delta(self, text: str) -> list[Event]:
+        return [TextDelta(text, self.num_completion_tokens)] if text else []
+
+    def _finished(self, is_eos: bool) -> list[Event]:
+        if not self.is_finished:
+            return []
+        reason = FinishReason.STOP if is_eos or self._stops.matched else FinishReason.LENGTH
+        return [Finished(reason, self.num_completion_tokens)]

@@ -1,0 +1,62 @@
+"""A runner that says a given text, one character a token, and can be held and broken."""
+
+import threading
+from collections.abc import Sequence
+
+from gemma3n_appliance.engine.request import GenerationRequest
+from gemma3n_appliance.engine.runner import LoadedModel
+from tests.fakes import checkpoint
+
+VOCAB = checkpoint.tokenizer().get_vocab()
+EOS = VOCAB["<end_of_turn>"]
+
+
+def tokens(text: str) -> list[int]:
+    return [VOCAB["▁" if character == " " else character] for character in text]
+
+
+class Speaker:
+    max_context = 2_000
+
+    def __init__(self, answer: str = "Hello there.", num_slots: int = 2) -> None:
+        self.answer = answer
+        self.num_slots = num_slots
+        self.requests: list[GenerationRequest] = []
+        self.prefill_error: Exception | None = None
+        self.fail_after: int | None = None
+        self.may_decode = threading.Event()
+        self.may_decode.set()
+        self.released = threading.Event()
+        self._rest: dict[int, list[int]] = {}
+
+    def begin(self, slot: int, request: GenerationRequest) -> None:
+        self.requests.append(request)
+        self._rest[slot] = [*tokens(self.answer), EOS]
+
+    def prefill(self, slot: int, max_tokens: int) -> int | None:
+        if self.prefill_error is not None:
+            raise self.prefill_error
+        return self._next(slot)
+
+    def decode(self, slots: Sequence[int]) -> list[int]:
+        self.may_decode.wait(10)
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                raise RuntimeError("the device is gone")
+        return [self._next(slot) for slot in slots]
+
+    def release(self, slot: int) -> None:
+        del self._rest[slot]
+        self.released.set()
+
+    def _next(self, slot: int) -> int:
+        rest = self._rest[slot]
+        return rest.pop(0) if rest else VOCAB["!"]
+
+    def loaded(self, **senses: bool) -> LoadedModel:
+        pieces = [b""] * len(VOCAB)
+        for piece, token_id in VOCAB.items():
+            if piece not in checkpoint.CONTROL and len(piece) == 1:
+                pieces[token_id] = piece.replace("▁", " ").encode()
+        return LoadedModel(self, pieces, frozenset({EOS}), "cpu", **senses)

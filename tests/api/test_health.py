@@ -1,0 +1,82 @@
+import threading
+from pathlib import Path
+
+from gemma3n_appliance.engine.engine import EngineState
+from gemma3n_appliance.errors import ModelLoadError
+from tests.waiting import wait_until
+
+from .conftest import Serve
+from .speaker import Speaker
+
+
+def test_a_ready_server_tells_how_it_is(serve: Serve):
+    served = serve(model_name="google/gemma-3n-e4b")
+    served.engine.start_loading()
+    wait_until(lambda: served.http.get("/health/ready").status_code == 200)
+    answer = served.http.get("/health")
+    assert answer.status_code == 200
+    health = answer.json()
+    assert health.pop("uptime_s") >= 0
+    assert health.pop("version")
+    assert health == {
+        "status": "ready",
+        "model": "google/gemma-3n-e4b",
+        "device": "cpu",
+        "queue": {"running": 0, "waiting": 0, "slots": 2},
+        "error": None,
+    }
+
+
+def test_a_model_that_is_not_on_disk_waits_for_the_first_request(serve: Serve, tmp_path: Path):
+    served = serve(models_dir=str(tmp_path), model_name="google/gemma-3n-e4b")
+    assert served.http.get("/health").json()["status"] == "idle"
+    assert served.http.get("/health").status_code == 200
+    assert served.http.get("/health/ready").status_code == 503
+
+
+def test_a_model_on_disk_loads_at_start_and_health_answers_meanwhile(serve: Serve, speaker: Speaker):
+    may_load = threading.Event()
+
+    def load():
+        may_load.wait(10)
+        return speaker.loaded()
+
+    served = serve(load)
+    health = served.http.get("/health")
+    assert (health.status_code, health.json()["status"], health.json()["device"]) == (200, "loading", None)
+    assert served.http.get("/health/ready").status_code == 503
+    may_load.set()
+    wait_until(lambda: served.http.get("/health/ready").status_code == 200)
+
+
+def test_a_failed_load_is_told_and_may_yet_succeed(serve: Serve):
+    def load():
+        raise ModelLoadError("The disk is full.")
+
+    served = serve(load)
+    wait_until(lambda: served.http.get("/health").json()["status"] == "failed")
+    answer = served.http.get("/health")
+    assert (answer.status_code, answer.json()["error"]) == (200, "The disk is full.")
+
+
+def test_work_shows_in_the_queue(serve: Serve, speaker: Speaker):
+    served = serve()
+    speaker.may_decode.clear()
+    callers = [threading.Thread(target=served.chat) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    busy = {"running": 2, "waiting": 1, "slots": 2}
+    wait_until(lambda: served.http.get("/health").json()["queue"] == busy)
+    speaker.may_decode.set()
+    for caller in callers:
+        caller.join()
+    assert served.http.get("/health").json()["queue"] == {"running": 0, "waiting": 0, "slots": 2}
+
+
+def test_a_dead_engine_answers_503(serve: Serve):
+    served = serve()
+    served.chat()
+    served.engine.state = EngineState.DEAD
+    answer = served.http.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "dead")
+    assert served.chat().json()["error"]["code"] == "engine_error"

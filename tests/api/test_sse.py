@@ -1,0 +1,67 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+from falcon.asgi import Response
+
+from gemma3n_appliance.api import sse
+from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk, Delta
+from gemma3n_appliance.reply.chat import Reply
+
+
+def chunk(text: str) -> ChatCompletionChunk:
+    return Reply("m").chunk(Delta(content=text))
+
+
+async def frames_of(chunks: AsyncGenerator[ChatCompletionChunk, None]) -> list[bytes]:
+    resp = Response()
+    await sse.stream(resp, chunks, ping_interval_s=0.01)
+    return [frame async for frame in resp.stream]
+
+
+def test_silence_is_filled_with_comments():
+    async def run() -> list[bytes]:
+        spoken = asyncio.Event()
+
+        async def slow():
+            await spoken.wait()
+            yield chunk("a")
+
+        resp = Response()
+        await sse.stream(resp, slow(), ping_interval_s=0.01)
+        frames = [await anext(resp.stream), await anext(resp.stream)]
+        spoken.set()
+        return frames + [frame async for frame in resp.stream]
+
+    frames = asyncio.run(run())
+    assert frames[:2] == [b": ping\n\n"] * 2
+    assert [frame[:6] for frame in frames if frame != b": ping\n\n"] == [b"data: ", b"data: "]
+    assert frames[-1] == b"data: [DONE]\n\n"
+
+
+def test_a_frame_is_one_line_whatever_the_text():
+    async def lines():
+        yield chunk("a\nb\r\n\ndata: [DONE]\n\n\u2028")
+
+    frame = asyncio.run(frames_of(lines()))[0]
+    assert frame.count(b"\n") == 2
+    assert frame.endswith(b"\n\n")
+
+
+def test_closing_the_stream_closes_what_feeds_it():
+    closed = []
+
+    async def run() -> None:
+        async def endless():
+            try:
+                while True:
+                    yield chunk("a")
+            finally:
+                closed.append(True)
+
+        resp = Response()
+        await sse.stream(resp, endless())
+        await anext(resp.stream)
+        await resp.stream.close()
+
+    asyncio.run(run())
+    assert closed == [True]

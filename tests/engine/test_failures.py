@@ -1,0 +1,153 @@
+"""What breaks, and whom it hurts."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from gemma3n_appliance.engine.engine import EngineState
+from gemma3n_appliance.errors import EngineError, InsufficientMemoryError
+from tests.fakes.runner import FakeRunner, request
+
+from .conftest import Client, started, until
+
+DEVICE_LOST = RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("name", ["begin", "prefill"])
+def test_a_request_that_fails_hurts_nobody_else(name):
+    async def scene():
+        runner = FakeRunner(num_slots=3)
+        runner.raise_in(name, DEVICE_LOST, prompt=b"bad")
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"bad", b"b")]
+            runner.open_gates()
+            error = await clients[1].error()
+            assert isinstance(error, EngineError)
+            assert "CUDA" not in error.message
+            assert [await clients[0].text(), await clients[2].text()] == ["Hello."] * 2
+            assert await Client(engine, b"next").text() == "Hello."
+        return runner
+
+    assert not asyncio.run(scene()).busy_slots
+
+
+def test_a_failed_decode_fails_its_batch_and_the_engine_goes_on():
+    async def scene():
+        runner = FakeRunner(num_slots=2)
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b", b"waiting")]
+            runner.raise_in("decode", DEVICE_LOST, prompt=b"b")
+            runner.open_gates()
+            assert isinstance(await clients[0].error(), EngineError)
+            assert isinstance(await clients[1].error(), EngineError)
+            assert await clients[2].text() == "Hello."
+            assert engine.state is EngineState.READY
+        return runner
+
+    assert not asyncio.run(scene()).busy_slots
+
+
+def test_a_step_that_forgets_a_slot_fails_its_batch_and_the_engine_goes_on():
+    class Forgetful(FakeRunner):
+        def decode(self, slots):
+            return super().decode(slots)[len(slots) > 1 :]
+
+    async def scene():
+        runner = Forgetful(num_slots=2)
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b")]
+            runner.open_gates()
+            assert [type(await client.error()) for client in clients] == [EngineError] * 2
+            assert await Client(engine, b"next").text() == "Hello."
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("name", ["begin", "prefill", "decode"])
+def test_an_error_that_knows_what_it_is_reaches_the_client_as_it_is(name):
+    async def scene():
+        runner = FakeRunner()
+        async with started(runner) as engine:
+            runner.raise_in(name, InsufficientMemoryError("Send a smaller picture."))
+            error = await Client(engine, b"Hi").error()
+            assert isinstance(error, InsufficientMemoryError)
+            assert error.message == "Send a smaller picture."
+            assert await Client(engine, b"Hi").text() == "Hello."
+
+    asyncio.run(scene())
+
+
+def test_an_unexpected_error_is_logged_with_its_traceback_and_the_request():
+    async def scene():
+        runner = FakeRunner()
+        runner.raise_in("prefill", DEVICE_LOST)
+        async with started(runner) as engine:
+            await Client(engine, b"which-one").error()
+
+    with capture_logs() as logs:
+        asyncio.run(scene())
+    assert [(entry["request_id"], entry["exc_info"]) for entry in logs] == [("which-one", DEVICE_LOST)]
+
+
+class Panic(BaseException):
+    """As libraries written in Rust throw."""
+
+
+@pytest.mark.parametrize(("name", "error"), [("release", DEVICE_LOST), ("decode", Panic("not an Exception"))])
+def test_an_engine_that_cannot_go_on_says_so_to_everybody_now_and_later(name, error):
+    async def scene():
+        runner = FakeRunner(num_slots=2, answers={b"a": b"A"}, answer=b"An endless answer.")
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b", b"waiting")]
+            runner.raise_in(name, error)
+            runner.open_gates()
+            assert isinstance(await clients[1].error(), EngineError)
+            assert isinstance(await clients[2].error(), EngineError)
+            if name == "release":
+                assert await clients[0].text() == "A"
+            await until(lambda: engine.state is EngineState.DEAD)
+            assert isinstance(engine.last_error, EngineError)
+            with pytest.raises(EngineError, match="restarted"):
+                await anext(engine.generate(request(b"later")))
+            with pytest.raises(EngineError, match="restarted"):
+                await engine.wait_ready(0)
+            await engine.drain(0)
+            assert engine.state is EngineState.DEAD
+
+    asyncio.run(scene())
+
+
+def test_a_request_that_comes_while_the_engine_dies_is_not_left_waiting():
+    async def scene():
+        runner = FakeRunner()
+        async with started(runner) as engine:
+            runner.gates["release"].close()
+            runner.raise_in("release", DEVICE_LOST)
+            assert await Client(engine, b"a").text() == "Hello."
+            await asyncio.to_thread(runner.gates["release"].wait_for_arrival)
+            late = await Client.asking(engine, b"late")
+            runner.open_gates()
+            assert isinstance(await late.error(), EngineError)
+
+    asyncio.run(scene())
+
+
+def test_who_hangs_up_while_the_device_is_lost_ends_the_engine_and_not_the_process():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        async with started(runner) as engine:
+            runner.gates["decode"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b")]
+            await asyncio.to_thread(runner.gates["decode"].wait_for_arrival)
+            await clients[0].hang_up()
+            runner.raise_in("release", DEVICE_LOST)
+            runner.open_gates()
+            assert isinstance(await clients[1].error(), EngineError)
+            assert engine.state is EngineState.DEAD
+
+    asyncio.run(scene())

@@ -1,0 +1,49 @@
+import pytest
+
+from gemma3n_appliance.engine.events import Finished, FinishReason, Started, TextDelta
+from gemma3n_appliance.engine.sequence import Sequence
+from tests.fakes.runner import EOS, FakeRunner, request
+
+STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
+
+
+def events_of(answer: bytes, *, then_eos: bool = True, **fields: object) -> list:
+    sequence = Sequence(request(b"Hi", **fields), FakeRunner().loaded(), lambda _: None)
+    events = []
+    for token_id in [*answer, *[EOS] * then_eos]:
+        events += sequence.accept(token_id)
+        if sequence.is_finished:
+            break
+    return events
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "expected"),
+    [
+        (b"ab", {}, [TextDelta("a", 1), TextDelta("b", 2), Finished(STOP, 3)]),
+        (b"", {}, [Finished(STOP, 1)]),
+        (b"ab", {"max_tokens": 2}, [TextDelta("a", 1), TextDelta("b", 2), Finished(LENGTH, 2)]),
+        (b"ab", {"max_tokens": 3}, [TextDelta("a", 1), TextDelta("b", 2), Finished(STOP, 3)]),
+        (b"a", {"max_tokens": 3, "ignore_eos": True}, [TextDelta("a", 1)]),
+        (b"abc", {"stop": ("bc",)}, [TextDelta("a", 1), Finished(STOP, 3)]),
+        (b"abc", {"stop": ("bc",), "max_tokens": 3}, [TextDelta("a", 1), Finished(STOP, 3)]),
+        (b"ab", {"stop": ("bc",)}, [TextDelta("a", 1), TextDelta("b", 3), Finished(STOP, 3)]),
+        (
+            b"ab",
+            {"stop": ("bc",), "max_tokens": 2},
+            [TextDelta("a", 1), TextDelta("b", 2), Finished(LENGTH, 2)],
+        ),
+        ("é".encode(), {}, [TextDelta("é", 2), Finished(STOP, 3)]),
+        ("é".encode(), {"max_tokens": 1}, [TextDelta("\ufffd", 1), Finished(LENGTH, 1)]),
+        ("é".encode()[:1], {"stop": ("\ufffd",)}, [Finished(STOP, 2)]),
+        (b"a\xff", {"stop": ("\ufffd",)}, [TextDelta("a", 1), Finished(STOP, 2)]),
+    ],
+)
+def test_tokens_become_events(answer, fields, expected):
+    assert events_of(answer, **fields) == [Started(2), *expected]
+
+
+def test_with_ignore_eos_an_answer_goes_on_to_its_last_token():
+    sequence = Sequence(request(b"Hi", 3, ignore_eos=True), FakeRunner().loaded(), lambda _: None)
+    events = [event for token_id in (EOS, ord("a"), EOS) for event in sequence.accept(token_id)]
+    assert events == [Started(2), TextDelta("a", 2), Finished(LENGTH, 3)]

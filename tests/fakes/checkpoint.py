@@ -1,0 +1,53 @@
+"""The files of a checkpoint that prompts need, made without transformers: every character is a token."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+TEMPLATE = Path("gemma3n_appliance/demo/chat_template.jinja")
+NUM_IMAGE_TOKENS = 4
+NUM_AUDIO_TOKENS = 3
+CONTROL = (
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
+    "<start_of_audio>",
+    "<end_of_audio>",
+    "<audio_soft_token>",
+)
+CHARACTERS = "▁\n" + "".join(map(chr, range(0x21, 0x7F)))
+
+
+def tokenizer() -> Tokenizer:
+    pieces = (*CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), *CHARACTERS)
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    built = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    built.normalizer = normalizers.Replace(" ", "▁")
+    built.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    built.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
+    return built
+
+
+def write(directory: Path, *, template: bool = True, generation: dict | None = None) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer().save(str(directory / "tokenizer.json"))
+    if template:
+        (directory / "chat_template.jinja").write_text(TEMPLATE.read_text())
+    for name, content in {
+        "config.json": {"model_type": "gemma3n"},
+        "tokenizer_config.json": {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}},
+        "processor_config.json": {
+            "image_seq_length": NUM_IMAGE_TOKENS,
+            "audio_seq_length": NUM_AUDIO_TOKENS,
+        },
+        "generation_config.json": generation or {},
+    }.items():
+        (directory / name).write_text(json.dumps(content))
+    return directory

@@ -1,0 +1,184 @@
+import json
+from typing import Any
+
+import pytest
+
+from gemma3n_appliance.errors import InvalidRequestError
+from gemma3n_appliance.protocol.chat_request import ChatCompletionRequest
+from gemma3n_appliance.protocol.refusals import refuse_unsupported
+from gemma3n_appliance.protocol.wire import parse
+
+HELLO = {"role": "user", "content": "Hello"}
+
+
+def read(**fields: Any) -> ChatCompletionRequest:
+    return read_raw(json.dumps({"model": "gemma3n", "messages": [HELLO]} | fields).encode())
+
+
+def read_raw(raw: bytes) -> ChatCompletionRequest:
+    body = parse(raw, ChatCompletionRequest)
+    refuse_unsupported(body)
+    return body
+
+
+def parts(*contents: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(contents)}]
+
+
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model"),
+    ({"model": ""}, "model"),
+    ({"messages": []}, "messages"),
+    ({"messages": "Hello"}, "messages"),
+    ({"messages": [HELLO, "Hello"]}, "messages[1]"),
+    ({"messages": [{"content": "Hello"}]}, "messages[0].role"),
+    ({"messages": [{"role": "wizard", "content": "Hello"}]}, "messages[0].role"),
+    ({"messages": [HELLO, {"role": "user", "content": 5}]}, "messages[1].content"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    ({"messages": parts()}, "messages[0].content"),
+    ({"messages": parts("Hello")}, "messages[0].content[0]"),
+    ({"messages": parts({"type": "video_url"})}, "messages[0].content[0]"),
+    ({"messages": parts({"type": "text"})}, "messages[0].content[0].text"),
+    ({"messages": parts({"type": "text", "text": 1})}, "messages[0].content[0].text"),
+    ({"messages": parts({"type": "image_url", "image_url": 1})}, "messages[0].content[0].image_url"),
+    ({"messages": parts({"type": "image_url", "image_url": {}})}, "messages[0].content[0].image_url.url"),
+    (
+        {"messages": parts({"type": "input_audio", "input_audio": {"data": "", "format": "ogg"}})},
+        "messages[0].content[0].input_audio.format",
+    ),
+    (
+        {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": "data:,"}]}]},
+        "messages[0].content[0]",
+    ),
+    ({"temperature": "1"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": float("inf")}, "temperature"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"top_k": 1.0}, "top_k"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": -1}, "min_p"),
+    ({"seed": True}, "seed"),
+    ({"seed": 2**64}, "seed"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_completion_tokens": -5}, "max_completion_tokens"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+    ({"stop": 5}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a", 5]}, "stop[1]"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"metadata": "x"}, "metadata"),
+    ({"ignore_eos": 1}, "ignore_eos"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), INVALID, ids=[str(case[0])[:70] for case in INVALID])
+def test_a_value_that_cannot_be_is_refused_by_its_path(fields: dict[str, Any], param: str):
+    with pytest.raises(InvalidRequestError) as refused:
+        read(**fields)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (400, None, param)
+
+
+UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
+    ({"n": 2}, "n"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    ({"presence_penalty": -0.5}, "presence_penalty"),
+    ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"logprobs": True}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"functions": [{}]}, "functions"),
+    ({"modalities": ["text", "audio"]}, "modalities"),
+    ({"audio": {"voice": "alloy"}}, "audio"),
+    ({"prediction": {"type": "content"}}, "prediction"),
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"verbosity": "low"}, "verbosity"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    (
+        {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+        "stream_options.continuous_usage_stats",
+    ),
+    ({"messages": [HELLO, {"role": "tool", "content": "5"}]}, "messages[1].role"),
+    (
+        {"messages": [HELLO, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        "messages[1].tool_calls",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), UNSUPPORTED, ids=[case[1] for case in UNSUPPORTED])
+def test_what_is_not_there_yet_is_named_rather_than_ignored(fields: dict[str, Any], param: str):
+    with pytest.raises(InvalidRequestError) as refused:
+        read(**fields)
+    assert (refused.value.status, refused.value.code) == (400, "unsupported_parameter")
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0},
+        {"logit_bias": {}, "logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
+        {"n": None, "tools": None, "stop": None, "stream_options": None, "temperature": None},
+        {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
+        {"safety_identifier": "s", "prompt_cache_key": "k", "stop": [], "top_k": -1, "seed": -1},
+        {"a_field_of_next_month": {"x": 1}},
+        {"max_tokens": 5, "max_completion_tokens": 5, "temperature": 1, "top_p": 0},
+        {"messages": [{"role": "developer", "content": "x"}, {"role": "assistant", "content": None}]},
+        {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]},
+    ],
+    ids=lambda fields: ",".join(fields),
+)
+def test_neutral_values_and_known_extras_are_accepted(fields: dict[str, Any]):
+    read(**fields)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"model": "\xff"}',
+        b'{"model": "\\ud800"}',
+        b'{"model": "m", "messages": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"model": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=[
+        "empty",
+        "cut off",
+        "array",
+        "null",
+        "string",
+        "bad utf-8",
+        "lone surrogate",
+        "deep",
+        "huge number",
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(raw: bytes):
+    with pytest.raises(InvalidRequestError) as refused:
+        read_raw(raw)
+    assert refused.value.status == 400
+
+
+def test_one_fault_among_many_messages_is_found_without_listing_the_rest():
+    with pytest.raises(InvalidRequestError) as refused:
+        read(messages=[{"role": "wizard"}] * 100_000)
+    assert refused.value.param == "messages[0].role"

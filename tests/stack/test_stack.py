@@ -1,0 +1,92 @@
+"""The real thing, from the command line to the answer."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from tests.fakes.media import audio_part, image_part, picture
+
+from .conftest import Stack, environment
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_plain_and_streamed_answers_are_the_same(client: openai.OpenAI):
+    asked = {"model": "gemma3n", "messages": HELLO, "max_tokens": 24, "temperature": 0}
+    plain = client.chat.completions.create(**asked)
+    stream = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
+    text = "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
+    assert plain.choices[0].message.content == text
+    assert plain.usage == stream[-1].usage
+
+
+def test_a_picture_and_a_clip_go_through_the_encoders(client: openai.OpenAI):
+    content = [{"type": "text", "text": "what"}, image_part(picture("JPEG", (90, 60))), audio_part()]
+    answer = client.chat.completions.create(
+        model="gemma3n", messages=[{"role": "user", "content": content}], max_tokens=2
+    )
+    details = answer.usage.prompt_tokens_details
+    assert (details.image_tokens, details.audio_tokens) == (256, 188)
+
+
+def test_errors_reach_the_official_client_as_its_own(client: openai.OpenAI):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="gemma3n", messages=HELLO, n=3)
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "n")
+
+
+def test_models_and_health_tell_of_the_checkpoint(client: openai.OpenAI, stack: Stack):
+    assert [model.id for model in client.models.list()] == ["Gemma-Untrained"]
+    health = httpx2.get(f"{stack.url}/health").json()
+    assert (health["status"], health["device"]) == ("ready", "cpu")
+
+
+def test_one_line_a_request_and_no_page_or_header_of_the_servers(stack: Stack):
+    answer = httpx2.post(f"{stack.url}/nowhere", headers={"x-request-id": "find-me"})
+    assert answer.json()["error"]["code"] == "not_found"
+    assert "server" not in answer.headers
+    assert stack.log.count("request_id=find-me") == 1
+
+
+def test_what_runs_is_finished_when_the_server_is_told_to_stop(directory: Path, log: Path):
+    body = {"model": "gemma3n", "messages": HELLO, "stream": True, "max_tokens": 60, "ignore_eos": True}
+    with (
+        Stack(directory, log) as stack,
+        httpx2.stream("POST", f"{stack.url}/v1/chat/completions", json=body, timeout=60) as answer,
+    ):
+        lines = (line for line in answer.iter_lines() if line)
+        next(lines)
+        stack.process.terminate()
+        *_, finish, done = lines
+        assert done == "data: [DONE]"
+        assert json.loads(finish.removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        assert stack.process.wait(60) == 0
+        assert "event=stopped" in stack.log
+        assert not list(log.parent.glob(".gunicorn"))
+
+
+def test_a_setting_that_cannot_be_ends_the_start_with_one_line():
+    started = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--config", "python:gemma3n_appliance.gunicorn_conf"],
+        env=environment(CONTEXT_LENGTH="5"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert started.returncode == 2
+    assert started.stderr.startswith("gemma3n-appliance: CONTEXT_LENGTH='5'")
+    assert started.stderr.count("\n") == 1
