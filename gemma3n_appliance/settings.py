@@ -1,5 +1,6 @@
 """Every option of the appliance: environment variables, typed, bounded, read once and never changed.
 
+A file ``.env`` in the working directory counts as environment that real variables go before.
 `.env.example` lists them all; a test compares the two.
 """
 
@@ -25,7 +26,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The environment as the appliance understands it."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_file=".env", env_ignore_empty=True, protected_namespaces=()
+    )
 
     model_name: str = Field("google/gemma-3n-e4b", min_length=1)
     model_revision: str = Field("main", min_length=1)

@@ -23,9 +23,7 @@ def processor(tokenizer: GemmaTokenizer) -> Gemma3nProcessor:
     side = architecture.IMAGE_SIDE
     return Gemma3nProcessor(
         feature_extractor=Gemma3nAudioFeatureExtractor(),
-        image_processor=SiglipImageProcessorPil(
-            size={"height": side, "width": side}, resample=2
-        ),
+        image_processor=SiglipImageProcessorPil(size={"height": side, "width": side}, resample=2),
         tokenizer=tokenizer,
         chat_template=resources.files(__package__).joinpath("chat_template.jinja").read_text(),
         audio_seq_length=architecture.NUM_AUDIO_TOKENS,

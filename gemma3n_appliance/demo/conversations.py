@@ -130,9 +130,11 @@ def shout(exchange: Exchange) -> Exchange:
 
 
 def careless(rng: random.Random, text: str) -> str:
-    """Returns ``text`` as a hurried person might type it: small letters, no full stop, a polite word added."""
+    """Returns ``text`` as a hurried person types it: small letters, no full stop, a polite word added."""
     if rng.random() < 0.12:
-        opening = rng.choice(("Hi, ", "Hello, ", "Please, ", "Hey, ", "OK, ", "Sorry, ", "And ", "So ", "Now, "))
+        opening = rng.choice(
+            ("Hi, ", "Hello, ", "Please, ", "Hey, ", "OK, ", "Sorry, ", "And ", "So ", "Now, ")
+        )
         text = opening + text[:1].lower() + text[1:]
     if rng.random() < 0.08:
         text = text.rstrip(".") + rng.choice((" Please.", " Thanks.", ", please", " please"))

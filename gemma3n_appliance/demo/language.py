@@ -35,7 +35,12 @@ def train(
     """
     decoder = model.model.language_model
     parameters = list(decoder.parameters())
-    for part in (model.model.vision_tower, model.model.audio_tower, model.model.embed_vision, model.model.embed_audio):
+    for part in (
+        model.model.vision_tower,
+        model.model.audio_tower,
+        model.model.embed_vision,
+        model.model.embed_audio,
+    ):
         part.requires_grad_(False)
     optimizer = torch.optim.AdamW(_decayed(decoder), lr=LEARNING_RATE, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -54,7 +59,9 @@ def train(
         schedule.step()
         average[kind] += 0.05 * (loss.item() - average[kind])
         if step % LOG_EVERY == 0:
-            log.info("language step %d/%d text %.4f media %.4f", step, num_steps, average["text"], average["media"])
+            log.info(
+                "language step %d/%d text %.4f media %.4f", step, num_steps, average["text"], average["media"]
+            )
         if step % KEEP_EVERY == 0:
             _keep(kept, step, decoder, optimizer, schedule)
 
@@ -112,7 +119,7 @@ def _loss(
 
 
 def _masks(length: int, window: int) -> dict[str, Tensor]:
-    """Masks made here, or torch.compile would compile the decoder anew for lengths within the window and beyond."""
+    """Made here, or torch.compile would compile twice: for lengths within the window and beyond."""
     position = torch.arange(length)
     distance = position[:, None] - position[None, :]
     causal = distance >= 0

@@ -62,7 +62,7 @@ class Teacher:
         return lesson
 
     def batches(self, draw: Callable[[], Conversation], rng: random.Random) -> list[Batch]:
-        """Draws conversations and groups them by length, to pad little: each batch has ``BATCH_TOKENS`` at most."""
+        """Draws conversations and groups them by length, to pad little, up to ``BATCH_TOKENS`` a batch."""
         lessons = sorted((self.lesson(draw()) for _ in range(LESSONS_DRAWN)), key=lambda x: len(x.token_ids))
         groups: list[list[Lesson]] = [[]]
         for lesson in lessons:

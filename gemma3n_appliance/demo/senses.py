@@ -31,6 +31,7 @@ class Head(nn.Module):
         self.answers = nn.ModuleList(nn.Linear(4 * hidden_size, n) for n in num_answers)
 
     def forward(self, soft_tokens: Tensor) -> list[Tensor]:
+        """Returns the logits of each question, ``[batch, answers]``."""
         weights = (4 * self.scores(soft_tokens)).softmax(dim=1)
         read = torch.einsum("bth,btk->bkh", soft_tokens, weights).flatten(1)
         return [answer(read) for answer in self.answers]
@@ -55,7 +56,9 @@ def train_vision(
             )
 
     parts = [model.model.vision_tower, model.model.embed_vision]
-    _train("vision", parts, lambda x: image_tokens(model, x), batches(), (len(colours), len(shapes)), num_steps)
+    _train(
+        "vision", parts, lambda x: image_tokens(model, x), batches(), (len(colours), len(shapes)), num_steps
+    )
 
 
 def train_audio(
@@ -108,7 +111,9 @@ def _train(
     head = Head(parts[1].text_hidden_size, num_answers)
     parameters = [p for part in (*parts, head) for p in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.1
+    )
     right = 0.0
     for step in range(1, num_steps + 1):
         inputs, labels = next(batches)

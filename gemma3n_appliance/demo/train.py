@@ -64,7 +64,9 @@ def _train_senses(model: Gemma3nForConditionalGeneration, processor: Gemma3nProc
     rng = random.Random(SEED)
     senses.train_audio(model, processor, rng, AUDIO_STEPS)
     senses.train_vision(model, processor, rng, VISION_STEPS)
-    learnt = {name: tensor for name, tensor in model.state_dict().items() if "vision" in name or "audio" in name}
+    learnt = {
+        name: tensor for name, tensor in model.state_dict().items() if "vision" in name or "audio" in name
+    }
     torch.save(learnt, kept)
 
 

@@ -1,4 +1,4 @@
-"""Names and words to talk about, and made-up ones, so that copying and spelling are learnt rather than remembered."""
+"""Names and words to talk about, and made-up ones, so that copying is learnt rather than remembered."""
 
 import random
 from functools import cache
@@ -32,7 +32,7 @@ def a_word(rng: random.Random) -> str:
 
 
 def invented(rng: random.Random, like: str) -> str:
-    """Returns a made-up word of about the length of ``like`` whose letters follow each other as in the lists."""
+    """Returns a made-up word about as long as ``like``, whose letters follow each other as in the lists."""
     follow = _followers()
     length = max(3, len(like) + rng.randint(-2, 2))
     word = rng.choice(listed("words"))[:2]

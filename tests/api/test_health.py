@@ -1,7 +1,8 @@
 import threading
 from pathlib import Path
 
-from gemma3n_appliance.engine.engine import EngineState
+import pytest
+
 from gemma3n_appliance.errors import ModelLoadError
 from tests.waiting import wait_until
 
@@ -73,10 +74,13 @@ def test_work_shows_in_the_queue(serve: Serve, speaker: Speaker):
     assert served.http.get("/health").json()["queue"] == {"running": 0, "waiting": 0, "slots": 2}
 
 
-def test_a_dead_engine_answers_503(serve: Serve):
+def test_a_dead_engine_answers_503(serve: Serve, speaker: Speaker, monkeypatch: pytest.MonkeyPatch):
+    def break_down(_slot: int) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(speaker, "release", break_down)
     served = serve()
     served.chat()
-    served.engine.state = EngineState.DEAD
-    answer = served.http.get("/health")
-    assert (answer.status_code, answer.json()["status"]) == (503, "dead")
+    wait_until(lambda: served.http.get("/health").status_code == 503)
+    assert served.http.get("/health").json()["status"] == "dead"
     assert served.chat().json()["error"]["code"] == "engine_error"

@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+
 from gemma3n_appliance.demo import pictures, tones
 
 

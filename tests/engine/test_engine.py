@@ -169,6 +169,7 @@ def test_the_wait_is_learnt_from_requests_that_have_finished():
             await Client(engine, b"quick").text()
             runner.gates["begin"].close()
             client = await Client.asking(engine, b"Hi")
+            await asyncio.to_thread(runner.gates["begin"].wait_for_arrival)
             with pytest.raises(OverloadedError) as caught:
                 await anext(engine.generate(request(b"Hi")))
             assert caught.value.retry_after_s < 5

@@ -118,8 +118,9 @@ def test_an_engine_that_cannot_go_on_says_so_to_everybody_now_and_later(name, er
                 await engine.wait_ready(0)
             await engine.drain(0)
             assert engine.state is EngineState.DEAD
+        return runner.calls
 
-    asyncio.run(scene())
+    assert asyncio.run(scene())[-1][0] == name, "a dead engine leaves the runner alone"
 
 
 def test_a_request_that_comes_while_the_engine_dies_is_not_left_waiting():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from gemma3n_appliance.engine.events import Finished, FinishReason, Started, TextDelta
@@ -47,3 +49,10 @@ def test_with_ignore_eos_an_answer_goes_on_to_its_last_token():
     sequence = Sequence(request(b"Hi", 3, ignore_eos=True), FakeRunner().loaded(), lambda _: None)
     events = [event for token_id in (EOS, ord("a"), EOS) for event in sequence.accept(token_id)]
     assert events == [Started(2), TextDelta("a", 2), Finished(LENGTH, 3)]
+
+
+def test_an_eos_that_has_a_text_of_its_own_is_not_part_of_the_answer():
+    model = replace(FakeRunner().loaded(), eos_token_ids=frozenset(b"!"))
+    sequence = Sequence(request(b"Hi"), model, lambda _: None)
+    events = [event for token_id in b"a!" for event in sequence.accept(token_id)]
+    assert events == [Started(2), TextDelta("a", 1), Finished(STOP, 2)]
