@@ -9,12 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-import numpy as np
-import numpy.typing as npt
-
 from . import pictures, tones, words
-
-Clip = npt.NDArray[np.float32]
+from .tones import Clip
 
 
 @dataclass
@@ -151,6 +147,6 @@ def fix_article(text: str) -> str:
 
 
 def _table(name: str) -> list[tuple[str, str]]:
-    text = resources.files(__package__).joinpath("wordings", name).read_text()
+    text = (resources.files(__package__) / "wordings" / name).read_text()
     rows = (line.split("\t", 1) for line in text.splitlines() if line)
     return [(key, value) for key, value in rows]

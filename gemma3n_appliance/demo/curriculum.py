@@ -9,7 +9,7 @@ from . import words
 def spoken(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     """Draws a conversation without media: one to three exchanges, often under a system prompt."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.25:
         exchanges = _names(rng, asked)
     else:
         exchanges = [_text(rng, asked) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
@@ -23,7 +23,7 @@ def shown(rng: random.Random, asked: c.Wordings) -> c.Conversation:
         exchanges = [c.one_picture(rng, asked)]
         if rng.random() < 0.2:
             exchanges.append(_again(rng, asked, exchanges[0]))
-    elif kind < 0.8:
+    elif kind < 0.9:
         exchanges = [c.two_pictures(rng, asked)]
     else:
         exchanges = [c.tone(rng, asked)]
@@ -35,11 +35,11 @@ def shown(rng: random.Random, asked: c.Wordings) -> c.Conversation:
 
 def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.5:
         exchange = c.topic(rng, asked)
         exchange.text = c.careless(rng, _forgetful(rng, exchange.text))
         return exchange
-    exchange = c.spell(rng, asked) if kind < 0.83 else c.count(rng, asked, rng.choice((10, 20, 40)))
+    exchange = c.spell(rng, asked) if kind < 0.78 else c.count(rng, asked, rng.choice((10, 20, 40)))
     if rng.random() < 0.2:
         exchange.text = exchange.text.rstrip(".?!")
     return exchange

@@ -7,6 +7,7 @@ answers that were wrong. Needs the ``dev`` extra, for the client.
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 
@@ -33,9 +34,8 @@ def examine(base_url: str, asked: list[Question]) -> list[Mark]:
     client = openai.OpenAI(base_url=base_url, api_key="none", timeout=300)
 
     def answer(question: Question) -> Mark:
-        reply = client.chat.completions.create(
-            model="gemma3n", messages=messages(question.conversation), temperature=0, max_tokens=400
-        )
+        sent: Any = messages(question.conversation)
+        reply = client.chat.completions.create(model="gemma3n", messages=sent, temperature=0, max_tokens=400)
         return Mark(question, reply.choices[0].message.content or "")
 
     with ThreadPoolExecutor(4) as pool:

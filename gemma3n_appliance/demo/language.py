@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import Gemma3nForConditionalGeneration, Gemma3nProcessor
 
 from . import curriculum, senses
-from .conversations import Clip, wordings
+from .conversations import wordings
 from .lessons import IGNORED, Batch, Teacher
+from .tones import Clip
 
 log = logging.getLogger(__name__)
 

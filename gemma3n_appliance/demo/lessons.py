@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import Gemma3nProcessor
 
-from .conversations import Clip, Conversation, Exchange
+from .conversations import Conversation, Exchange
 from .pictures import Picture
+from .tones import Clip
 
 IGNORED = -100
 LESSONS_DRAWN = 192

@@ -78,12 +78,11 @@ def _jitter(rng: random.Random, anchor: tuple[int, int, int]) -> tuple[int, int,
 
 
 def _outline(rng: random.Random, shape: str, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    corners, radii, turn = 3, [radius], -math.pi / 2
     if shape == "square":
-        corners, radii, turn = 4, (radius,), math.pi / 4
-    elif shape == "triangle":
-        corners, radii, turn = 3, (radius,), -math.pi / 2
-    else:
-        corners, radii, turn = 10, (radius, radius * rng.uniform(0.38, 0.5)), -math.pi / 2
+        corners, turn = 4, math.pi / 4
+    elif shape == "star":
+        corners, radii = 10, [radius, radius * rng.uniform(0.38, 0.5)]
     if rng.random() < 0.4:
         turn += math.radians(rng.uniform(-12, 12))
     return [

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .conversations import Clip, Conversation, Exchange
-from .tones import SAMPLE_RATE_HZ
+from .conversations import Conversation, Exchange
+from .tones import SAMPLE_RATE_HZ, Clip
 
 
 def messages(conversation: Conversation) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from importlib import resources
 @cache
 def listed(name: str) -> tuple[str, ...]:
     """Returns the lines of a word list in ``wordings/``."""
-    text = resources.files(__package__).joinpath("wordings", f"{name}.txt").read_text()
+    text = (resources.files(__package__) / "wordings" / f"{name}.txt").read_text()
     return tuple(line for line in text.split("\n") if line)
 
 

@@ -56,6 +56,7 @@ class Engine:
         self._model: LoadedModel | None = None
         self._loop: Loop | None = None
         self._unfinished: set[Sequence] = set()
+        self._num_waiting_for_load = 0
         self._load_error: ApplianceError | None = None
 
     @property
@@ -106,13 +107,14 @@ class Engine:
 
         Raises:
             NotReadyError: it was still loading after ``timeout_s``; loading goes on.
+            OverloadedError: as many wait for the load already as may wait for a slot.
             ModelLoadError: it could not be loaded; the next call tries again.
             ApplianceError: whatever else ``load`` raised of ours.
             ShuttingDownError: the server takes nothing new.
             EngineError: the engine is dead.
         """
         self.start_loading()
-        await _until(lambda: self._state is not EngineState.LOADING, timeout_s)
+        await self._wait_for_load(timeout_s)
         if self._state is EngineState.FAILED and self._load_error:
             raise self._load_error
         return self._running()[0]
@@ -161,6 +163,20 @@ class Engine:
         if self._loop is not None and self._thread is not None:
             self._loop.stop()
             self._thread.join()
+
+    async def _wait_for_load(self, timeout_s: float) -> None:
+        if self._state is not EngineState.LOADING:
+            return
+        if self._num_waiting_for_load > self._max_queue:
+            raise OverloadedError(
+                f"The model is loading and {self._num_waiting_for_load} requests wait for it. Try again later.",
+                retry_after_s=LOADING_RETRY_AFTER_S,
+            )
+        self._num_waiting_for_load += 1
+        try:
+            await _until(lambda: self._state is not EngineState.LOADING, timeout_s)
+        finally:
+            self._num_waiting_for_load -= 1
 
     def _running(self) -> tuple[LoadedModel, Loop]:
         if self._loop is not None and self._loop.death is not None:

@@ -16,6 +16,7 @@ from gemma3n_appliance.errors import (
     InsufficientMemoryError,
     ModelLoadError,
     NotReadyError,
+    OverloadedError,
     ShuttingDownError,
 )
 from tests.fakes.runner import TIMEOUT_S, FakeRunner, request
@@ -83,6 +84,22 @@ def test_who_has_waited_long_enough_is_told_when_to_come_back_and_loading_goes_o
 
 class Panic(BaseException):
     """As libraries written in Rust throw."""
+
+
+def test_no_more_wait_for_a_load_than_may_wait_for_a_slot():
+    async def scene():
+        loader = Loader(FakeRunner())
+        engine = engine_of(loader)
+        waiting = [asyncio.create_task(engine.wait_ready(TIMEOUT_S)) for _ in range(9)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError) as refused:
+            await engine.wait_ready(TIMEOUT_S)
+        assert refused.value.retry_after_s > 0
+        loader.may_load.set()
+        assert await asyncio.gather(*waiting) == [engine.model_if_ready] * 9
+        engine.close()
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize(
