@@ -16,9 +16,9 @@ from . import checkpoint, conversations, language, senses, vocabulary
 
 SEED = 20261123
 NUM_MERGES = 1200
-VISION_STEPS = 450
+VISION_STEPS = 600
 AUDIO_STEPS = 150
-LANGUAGE_STEPS = 6000
+LANGUAGE_STEPS = 10_000
 
 log = logging.getLogger(__name__)
 

@@ -169,7 +169,7 @@ class Engine:
             return
         if self._num_waiting_for_load > self._max_queue:
             raise OverloadedError(
-                f"The model is loading and {self._num_waiting_for_load} requests wait for it. Try again later.",
+                f"The model is loading and {self._num_waiting_for_load} requests wait for it. Try later.",
                 retry_after_s=LOADING_RETRY_AFTER_S,
             )
         self._num_waiting_for_load += 1
