@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from gemma3n_appliance.host.download import ensure_model, is_on_disk
 from gemma3n_appliance.settings import Settings
 from tests.fakes.hub import Corrupt, Cut, FakeHub, Stall, WholeFile
 from tests.host.appliance import NEEDED, REPO, ROOT, WEIGHTS, Appliance, checkpoint
+from tests.waiting import wait_until
 
 FILES = checkpoint()
 MB = 1 << 20
@@ -306,9 +306,6 @@ def kill_in_mid_file(appliance: Appliance, hub: FakeHub) -> None:
     hub.trouble[WEIGHTS].append(Stall(after=2 * MB + 10))
     process = appliance.start()
     assert hub.has_stalled.wait(30)
-    deadline = time.monotonic() + 30
-    while appliance.partial.stat().st_size < 2 * MB:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: appliance.partial.exists() and appliance.partial.stat().st_size >= 2 * MB)
     process.send_signal(signal.SIGKILL)
     process.communicate()
