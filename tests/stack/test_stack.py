@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.fakes.media import audio_part, image_part, picture
+from tests.waiting import wait_until
 
 from .conftest import Stack, environment
 
@@ -59,6 +60,7 @@ def test_one_line_a_request_and_no_page_or_header_of_the_servers(stack: Stack):
     answer = httpx2.post(f"{stack.url}/nowhere", headers={"x-request-id": "find-me"})
     assert answer.json()["error"]["code"] == "not_found"
     assert "server" not in answer.headers
+    wait_until(lambda: "request_id=find-me" in stack.log)
     assert stack.log.count("request_id=find-me") == 1
 
 
