@@ -62,7 +62,9 @@ def _request_id(scope: Scope) -> str:
 
 
 def _log(scope: Scope, exchange: _Exchange) -> None:
-    log.info(
+    # Probes come every few seconds for ever: one that went well is no news.
+    write = log.debug if scope["path"].startswith("/health") and exchange.status == 200 else log.info
+    write(
         "request",
         method=scope["method"],
         path=scope["path"],

@@ -22,7 +22,8 @@ async def read_json(req: Request, model: type[WireModelT], max_mb: int) -> WireM
         InvalidRequestError: not what ``model`` takes.
     """
     _check_headers(req)
-    return parse(await _read(req, max_mb), model)
+    # In a thread: megabytes of pictures take long enough to hold up everyone's streams.
+    return await asyncio.to_thread(parse, await _read(req, max_mb), model)
 
 
 def _check_headers(req: Request) -> None:

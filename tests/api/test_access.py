@@ -54,6 +54,14 @@ def test_every_line_about_a_request_has_its_id_and_none_its_content(served: Serv
     assert "secret" not in log.getvalue()
 
 
+def test_a_probe_that_goes_well_is_no_news(served: Served, log: StringIO):
+    for path in ("/health", "/health/nowhere"):
+        served.http.get(path)
+    wait_until(lambda: log.getvalue().count("event=request ") == 2)
+    probes = [line for line in log.getvalue().splitlines() if "event=request " in line]
+    assert ["level=debug" in line for line in probes] == [True, False]
+
+
 def test_the_lines_of_libraries_take_the_same_form(log: StringIO):
     logging.getLogger("some.library").warning("hello %s\nand more", "you")
     (line,) = log.getvalue().splitlines()
