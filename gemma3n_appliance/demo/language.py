@@ -17,8 +17,11 @@ from .tones import Clip
 log = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
+COPYING_STEPS = 1_200
 LOG_EVERY = 50
 KEEP_EVERY = 250
+
+DRAWS = {"copying": curriculum.copied, "text": curriculum.spoken, "media": curriculum.shown}
 
 Learner = nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
 
@@ -30,12 +33,11 @@ def train(
     num_steps: int,
     kept: Path,
 ) -> None:
-    """Trains the decoder with the towers frozen; every third step has media.
+    """Trains the decoder with the towers frozen: first to copy, then everything, every third step with media.
 
     What has been learnt is written to ``kept`` now and then, and taken up from there.
     """
     decoder = model.model.language_model
-    parameters = list(decoder.parameters())
     for part in (
         model.model.vision_tower,
         model.model.audio_tower,
@@ -43,28 +45,47 @@ def train(
         model.model.embed_audio,
     ):
         part.requires_grad_(False)
-    optimizer = torch.optim.AdamW(_decayed(decoder), lr=LEARNING_RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.05, final_div_factor=100.0
-    )
+    optimizers = _optimizers(decoder)
+    schedules = [_schedule(optimizer, num_steps) for optimizer in optimizers]
     run = torch.compile(decoder, dynamic=True)
-    done = _take_up(kept, decoder, optimizer, schedule)
+    done = _take_up(kept, decoder, *optimizers, *schedules)
     rng.seed(rng.getrandbits(32) + done)
-    average = {"text": 0.0, "media": 0.0}
-    for step, (kind, batch) in enumerate(_stream(Teacher(processor), rng, num_steps - done), done + 1):
+    average = dict.fromkeys(DRAWS, 0.0)
+    for step, (kind, batch) in enumerate(_stream(Teacher(processor), rng, done, num_steps), done + 1):
         loss = _loss(model, run, processor, batch)
-        optimizer.zero_grad()
+        decoder.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
         average[kind] += 0.05 * (loss.item() - average[kind])
         if step % LOG_EVERY == 0:
-            log.info(
-                "language step %d/%d text %.4f media %.4f", step, num_steps, average["text"], average["media"]
-            )
+            losses = " ".join(f"{name} {value:.4f}" for name, value in average.items())
+            log.info("language step %d/%d %s", step, num_steps, losses)
         if step % KEEP_EVERY == 0:
-            _keep(kept, step, decoder, optimizer, schedule)
+            _keep(kept, step, decoder, *optimizers, *schedules)
+
+
+def _optimizers(decoder: nn.Module) -> list[torch.optim.Optimizer]:
+    """Returns Muon for the matrices, which learns in far fewer steps, and AdamW for the rest."""
+    named = list(decoder.named_parameters())
+    matrices = [p for name, p in named if p.dim() == 2 and "embed_tokens" not in name]
+    others = [p for name, p in named if p.dim() != 2 or "embed_tokens" in name]
+    return [
+        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        LEARNING_RATE,
+        total_steps=num_steps,
+        pct_start=0.03,
+        final_div_factor=100.0,
+        cycle_momentum=False,
+    )
 
 
 def _keep(kept: Path, step: int, *learners: Learner) -> None:
@@ -84,19 +105,13 @@ def _take_up(kept: Path, *learners: Learner) -> int:
     return int(state["step"])
 
 
-def _decayed(decoder: nn.Module) -> list[dict]:
-    matrices = [p for p in decoder.parameters() if p.dim() > 1]
-    vectors = [p for p in decoder.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _stream(teacher: Teacher, rng: random.Random, num_steps: int) -> Iterator[tuple[str, Batch]]:
+def _stream(teacher: Teacher, rng: random.Random, done: int, num_steps: int) -> Iterator[tuple[str, Batch]]:
     asked = wordings("taught")
-    waiting: dict[str, list[Batch]] = {"text": [], "media": []}
-    for step in range(num_steps):
-        kind = "media" if step % 3 == 2 else "text"
+    waiting: dict[str, list[Batch]] = {kind: [] for kind in DRAWS}
+    for step in range(done, num_steps):
+        kind = "copying" if step < COPYING_STEPS else "media" if step % 3 == 2 else "text"
         if not waiting[kind]:
-            draw = curriculum.shown if kind == "media" else curriculum.spoken
+            draw = DRAWS[kind]
             waiting[kind] = teacher.batches(lambda draw=draw: draw(rng, asked), rng)
         yield kind, waiting[kind].pop()
 

@@ -15,10 +15,10 @@ from transformers import Gemma3nForConditionalGeneration, Gemma3nProcessor, Gemm
 from . import checkpoint, conversations, language, senses, vocabulary
 
 SEED = 20261123
-NUM_MERGES = 1200
+NUM_MERGES = 600
 VISION_STEPS = 600
 AUDIO_STEPS = 150
-LANGUAGE_STEPS = 10_000
+LANGUAGE_STEPS = 7_800
 
 log = logging.getLogger(__name__)
 

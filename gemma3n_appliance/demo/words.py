@@ -1,6 +1,7 @@
 """Names and words to talk about, and made-up ones, so that copying is learnt rather than remembered."""
 
 import random
+import string
 from functools import cache
 from importlib import resources
 
@@ -23,8 +24,11 @@ def a_name(rng: random.Random) -> str:
 def a_word(rng: random.Random) -> str:
     """Returns a word to spell: a listed one, or an invented one that no list holds."""
     word = rng.choice(listed("words"))
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.35:
         word = invented(rng, word)
+    elif kind < 0.5:
+        word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 6)))
     style = rng.random()
     if style < 0.12:
         return word.capitalize()

@@ -12,7 +12,7 @@ def processor():
     return checkpoint.processor(train.tokenizer())
 
 
-@pytest.mark.parametrize("draw", [curriculum.spoken, curriculum.shown])
+@pytest.mark.parametrize("draw", [curriculum.copied, curriculum.spoken, curriculum.shown])
 def test_a_lesson_is_what_the_chat_template_and_the_processor_make_of_the_conversation(processor, draw):
     rng = random.Random(3)
     for _ in range(8):
