@@ -10,7 +10,9 @@ from timm.models._efficientnet_builder import decode_arch_def
 from transformers import Gemma3nConfig
 
 IMAGE_SIDE = 256
-NUM_IMAGE_TOKENS = 256
+# A quarter of what Google's tower gives, or pictures would take most of the training time.
+IMAGE_TOKENS_A_SIDE = 8
+NUM_IMAGE_TOKENS = IMAGE_TOKENS_A_SIDE**2
 NUM_AUDIO_TOKENS = 188
 MULTIMODAL_VOCAB_SIZE = 8
 
@@ -47,7 +49,11 @@ def config(num_text_tokens: int, token_ids: dict[str, int]) -> Gemma3nConfig:
 
 def vision_model_args() -> dict[str, Any]:
     """Returns fresh arguments for timm, which writes into what it is given."""
-    return {"block_args": decode_arch_def(_VISION_BLOCKS), "stem_size": 16}
+    return {
+        "block_args": decode_arch_def(_VISION_BLOCKS),
+        "stem_size": 16,
+        "msfa_output_resolution": IMAGE_TOKENS_A_SIDE,
+    }
 
 
 def _text(vocab_size: int, vocab_size_per_layer_input: int, token_ids: dict[str, int]) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def _text(vocab_size: int, vocab_size_per_layer_input: int, token_ids: dict[str,
         ],
         "num_kv_shared_layers": 3,
         "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-        "sliding_window": 64,
+        "sliding_window": 32,
         "max_position_embeddings": 4096,
         "initializer_range": 0.05,
         "pad_token_id": token_ids["<pad>"],

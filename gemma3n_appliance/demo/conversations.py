@@ -5,6 +5,7 @@ of asking that training uses, ``heldout.tsv`` ways that only the examination use
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -43,6 +44,17 @@ class Wordings:
         return rng.choice(self.by_key[key]).format(**values)
 
 
+@dataclass(frozen=True)
+class Media:
+    """Where pictures and clips come from: drawn on the spot, unless training has a stock of them."""
+
+    picture: Callable[[random.Random], pictures.Picture] = pictures.draw
+    clip: Callable[[random.Random, str], Clip] = tones.make
+
+
+FRESH = Media()
+
+
 @cache
 def wordings(name: str) -> Wordings:
     """Reads ``taught`` or ``heldout`` wordings."""
@@ -59,9 +71,9 @@ def topic(rng: random.Random, asked: Wordings) -> Exchange:
     return Exchange(rng.choice(asked.by_key[key]), asked.answers[key])
 
 
-def one_picture(rng: random.Random, asked: Wordings) -> Exchange:
+def one_picture(rng: random.Random, asked: Wordings, media: Media = FRESH) -> Exchange:
     """Asks about one picture."""
-    picture = pictures.draw(rng)
+    picture = media.picture(rng)
     key, answer = rng.choice(
         (
             ("image_describe", f"A {picture.thing}."),
@@ -73,11 +85,11 @@ def one_picture(rng: random.Random, asked: Wordings) -> Exchange:
     return Exchange(asked.ask(rng, key), fix_article(answer), [picture])
 
 
-def two_pictures(rng: random.Random, asked: Wordings) -> Exchange:
+def two_pictures(rng: random.Random, asked: Wordings, media: Media = FRESH) -> Exchange:
     """Asks which of two pictures is which."""
-    first, second = pictures.draw(rng), pictures.draw(rng)
+    first, second = media.picture(rng), media.picture(rng)
     while first.thing == second.thing:
-        second = pictures.draw(rng)
+        second = media.picture(rng)
     key = rng.choice(("two_describe", "two_describe", "two_first", "two_second", "two_which"))
     wanted = rng.choice((first, second))
     both = f"The first is a {first.thing} and the second is a {second.thing}"
@@ -91,10 +103,10 @@ def two_pictures(rng: random.Random, asked: Wordings) -> Exchange:
     return Exchange(asked.ask(rng, key, thing=f"the {wanted.thing}"), fix_article(answer), [first, second])
 
 
-def tone(rng: random.Random, asked: Wordings) -> Exchange:
+def tone(rng: random.Random, asked: Wordings, media: Media = FRESH) -> Exchange:
     """Asks what a clip sounds like."""
     kind = rng.choice(tuple(tones.ANSWERS))
-    return Exchange(asked.ask(rng, "tone"), tones.ANSWERS[kind], audio=[tones.make(rng, kind)])
+    return Exchange(asked.ask(rng, "tone"), tones.ANSWERS[kind], audio=[media.clip(rng, kind)])
 
 
 def introduction(rng: random.Random, asked: Wordings, name: str) -> Exchange:

@@ -31,17 +31,17 @@ def spoken(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     return _under_a_system_prompt(rng, asked, exchanges)
 
 
-def shown(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+def shown(rng: random.Random, asked: c.Wordings, media: c.Media = c.FRESH) -> c.Conversation:
     """Draws a conversation with pictures or a sound, perhaps with text before or after."""
     kind = rng.random()
     if kind < 0.3:
-        exchanges = [c.one_picture(rng, asked)]
+        exchanges = [c.one_picture(rng, asked, media)]
         if rng.random() < 0.2:
             exchanges.append(_again(rng, asked, exchanges[0]))
     elif kind < 0.9:
-        exchanges = [c.two_pictures(rng, asked)]
+        exchanges = [c.two_pictures(rng, asked, media)]
     else:
-        exchanges = [c.tone(rng, asked)]
+        exchanges = [c.tone(rng, asked, media)]
     exchanges[0].text = c.careless(rng, exchanges[0].text)
     if rng.random() < 0.2:
         exchanges.insert(rng.randint(0, 1), _text(rng, asked))
@@ -54,7 +54,9 @@ def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:
         exchange = c.topic(rng, asked)
         exchange.text = c.careless(rng, _forgetful(rng, exchange.text))
         return exchange
-    exchange = c.spell(rng, asked) if kind < 0.78 else c.count(rng, asked, rng.choice((10, 20, 40)))
+    exchange = (
+        c.spell(rng, asked) if kind < 0.78 else c.count(rng, asked, rng.choice((10, 20, 20, 40, 40, 100)))
+    )
     if rng.random() < 0.2:
         exchange.text = exchange.text.rstrip(".?!")
     return exchange

@@ -1,5 +1,6 @@
 """Second stage of training: the decoder learns to talk, and to read what the towers see and hear."""
 
+import itertools
 import logging
 import random
 from collections.abc import Iterator
@@ -9,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3nForConditionalGeneration, Gemma3nProcessor
 
-from . import curriculum, senses
-from .conversations import wordings
+from . import curriculum
+from .conversations import Conversation, wordings
 from .lessons import IGNORED, Batch, Teacher
-from .tones import Clip
+from .stock import Stock
 
 log = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
-COPYING_STEPS = 1_200
+COPYING_STEPS = 1_000
+# The share of conversations with pictures or a sound, once copying is learnt.
+SHOWN = 0.4
 LOG_EVERY = 50
 KEEP_EVERY = 250
-
-DRAWS = {"copying": curriculum.copied, "text": curriculum.spoken, "media": curriculum.shown}
 
 Learner = nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
 
@@ -33,35 +34,30 @@ def train(
     num_steps: int,
     kept: Path,
 ) -> None:
-    """Trains the decoder with the towers frozen: first to copy, then everything, every third step with media.
+    """Trains the decoder with the towers frozen: first to copy, then everything.
 
     What has been learnt is written to ``kept`` now and then, and taken up from there.
     """
     decoder = model.model.language_model
-    for part in (
-        model.model.vision_tower,
-        model.model.audio_tower,
-        model.model.embed_vision,
-        model.model.embed_audio,
-    ):
-        part.requires_grad_(False)
+    model.requires_grad_(False)
+    decoder.requires_grad_(True)
+    stock = Stock(model, processor, rng)
     optimizers = _optimizers(decoder)
     schedules = [_schedule(optimizer, num_steps) for optimizer in optimizers]
-    run = torch.compile(decoder, dynamic=True)
+    run = torch.compile(decoder)
     done = _take_up(kept, decoder, *optimizers, *schedules)
     rng.seed(rng.getrandbits(32) + done)
-    average = dict.fromkeys(DRAWS, 0.0)
-    for step, (kind, batch) in enumerate(_stream(Teacher(processor), rng, done, num_steps), done + 1):
-        loss = _loss(model, run, processor, batch)
+    average = 0.0
+    for step, batch in enumerate(_stream(Teacher(processor), rng, stock, done, num_steps), done + 1):
+        loss = _loss(model, run, stock, batch)
         decoder.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         for stepped in (*optimizers, *schedules):
             stepped.step()
-        average[kind] += 0.05 * (loss.item() - average[kind])
+        average += 0.05 * (loss.item() - average)
         if step % LOG_EVERY == 0:
-            losses = " ".join(f"{name} {value:.4f}" for name, value in average.items())
-            log.info("language step %d/%d %s", step, num_steps, losses)
+            log.info("language step %d/%d loss %.4f", step, num_steps, average)
         if step % KEEP_EVERY == 0:
             _keep(kept, step, decoder, *optimizers, *schedules)
 
@@ -105,26 +101,27 @@ def _take_up(kept: Path, *learners: Learner) -> int:
     return int(state["step"])
 
 
-def _stream(teacher: Teacher, rng: random.Random, done: int, num_steps: int) -> Iterator[tuple[str, Batch]]:
+def _stream(teacher: Teacher, rng: random.Random, stock: Stock, done: int, num_steps: int) -> Iterator[Batch]:
     asked = wordings("taught")
-    waiting: dict[str, list[Batch]] = {kind: [] for kind in DRAWS}
-    for step in range(done, num_steps):
-        kind = "copying" if step < COPYING_STEPS else "media" if step % 3 == 2 else "text"
-        if not waiting[kind]:
-            draw = DRAWS[kind]
-            waiting[kind] = teacher.batches(lambda draw=draw: draw(rng, asked), rng)
-        yield kind, waiting[kind].pop()
+
+    def mixed() -> Conversation:
+        return (
+            curriculum.shown(rng, asked, stock.media)
+            if rng.random() < SHOWN
+            else curriculum.spoken(rng, asked)
+        )
+
+    copying = teacher.batches(lambda: curriculum.copied(rng, asked))
+    yield from itertools.islice(copying, max(0, min(COPYING_STEPS, num_steps) - done))
+    yield from itertools.islice(teacher.batches(mixed), num_steps - max(done, COPYING_STEPS))
 
 
-def _loss(
-    model: Gemma3nForConditionalGeneration, run: nn.Module, processor: Gemma3nProcessor, batch: Batch
-) -> Tensor:
+def _loss(model: Gemma3nForConditionalGeneration, run: nn.Module, stock: Stock, batch: Batch) -> Tensor:
     decoder = model.model.language_model
-    embeds = _embed(model, processor, batch)
     hidden = run(
-        inputs_embeds=embeds,
+        inputs_embeds=_embed(model, stock, batch),
         per_layer_inputs=decoder.get_per_layer_inputs(batch.token_ids),
-        attention_mask=_masks(batch.token_ids.shape[1], model.config.text_config.sliding_window),
+        attention_mask=_masks(batch.lesson, model.config.text_config.sliding_window),
         use_cache=False,
     ).last_hidden_state
     wanted = batch.labels[:, 1:]
@@ -134,43 +131,32 @@ def _loss(
     return nn.functional.cross_entropy(logits, wanted[spoken])
 
 
-def _masks(length: int, window: int) -> dict[str, Tensor]:
-    """Made here, or torch.compile would compile twice: for lengths within the window and beyond."""
-    position = torch.arange(length)
+def _masks(lesson: Tensor, window: int) -> dict[str, Tensor]:
+    """Returns what each position ``[rows, length]`` may attend to: earlier ones of its own lesson."""
+    position = torch.arange(lesson.shape[1])
     distance = position[:, None] - position[None, :]
-    causal = distance >= 0
+    earlier = (distance >= 0) & (lesson[:, :, None] == lesson[:, None, :])
     return {
-        "full_attention": causal[None, None],
-        "sliding_attention": (causal & (distance < window))[None, None],
+        "full_attention": earlier[:, None],
+        "sliding_attention": (earlier & (distance < window))[:, None],
     }
 
 
-def _embed(model: Gemma3nForConditionalGeneration, processor: Gemma3nProcessor, batch: Batch) -> Tensor:
-    """Embeds ids ``[batch, longest]`` and puts soft tokens in their places, as the multimodal model does."""
+def _embed(model: Gemma3nForConditionalGeneration, stock: Stock, batch: Batch) -> Tensor:
+    """Embeds ids ``[rows, length]`` and puts soft tokens in their places, as the multimodal model does."""
     ids = batch.token_ids
     embeds = model.get_input_embeddings()(ids)
     for embedder, end in (
         (model.model.embed_vision, model.model.embed_audio.vocab_offset),
-        (model.model.embed_audio, len(processor.tokenizer)),
+        (model.model.embed_audio, model.config.text_config.vocab_size),
     ):
         hard = (ids >= embedder.vocab_offset) & (ids < end)
         if hard.any():
             embeds = embeds.masked_scatter(hard.unsqueeze(-1), embedder(input_ids=ids[hard]))
-    config = model.config
-    if batch.images:
-        with torch.no_grad():
-            soft = senses.image_tokens(model, senses.pixel_values(processor, batch.images))
-        embeds = embeds.masked_scatter((ids == config.image_token_id).unsqueeze(-1), soft)
-    if batch.audio:
-        with torch.no_grad():
-            soft = torch.stack([_heard(model, processor, clip) for clip in batch.audio])
-        embeds = embeds.masked_scatter((ids == config.audio_token_id).unsqueeze(-1), soft)
+    for token_id, media in (
+        (model.config.image_token_id, batch.images),
+        (model.config.audio_token_id, batch.audio),
+    ):
+        if media:
+            embeds = embeds.masked_scatter((ids == token_id).unsqueeze(-1), stock.soft_tokens(media))
     return embeds
-
-
-def _heard(model: Gemma3nForConditionalGeneration, processor: Gemma3nProcessor, clip: Clip) -> Tensor:
-    """Encodes one clip and fills up to the fixed number of soft tokens with the last audio id's embedding."""
-    tokens = senses.audio_tokens(model, senses.mel_frames(processor, [clip]))[0]
-    length = model.config.audio_soft_tokens_per_image
-    padding = model.model.embed_audio(input_ids=torch.tensor([len(processor.tokenizer) - 1]))
-    return torch.cat((tokens, padding.expand(length - len(tokens), -1)))

@@ -1,8 +1,6 @@
-"""Turns conversations into padded batches of token ids, labels and media for the language stage."""
+"""Turns conversations into packed batches of token ids, labels and media for the language stage."""
 
-import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +12,11 @@ from .pictures import Picture
 from .tones import Clip
 
 IGNORED = -100
-LESSONS_DRAWN = 192
-# torch.compile makes other code beyond 2,048 and beyond 4,096 tokens: between the two, it compiles once.
-BATCH_TOKENS = 4000
-LEAST_BATCH_TOKENS = 2049
+# One shape for every batch: torch.compile compiles once. A row holds the longest conversation that is drawn.
+NUM_ROWS = 11
+ROW_LENGTH = 384
+# A batch is full once so many lessons found no room in it; they are the first of the next.
+MOST_WAITING = 24
 
 
 @dataclass
@@ -32,10 +31,15 @@ class Lesson:
 
 @dataclass
 class Batch:
-    """Lessons padded on the right, where causal attention needs no mask; int64 ``[batch, longest]``."""
+    """Lessons packed into rows, all int64 ``[NUM_ROWS, ROW_LENGTH]``.
+
+    ``lesson`` numbers the lesson that each position belongs to, so that none attends to another. Positions
+    need no numbers of their own: what attention makes of RoPE depends on distances alone.
+    """
 
     token_ids: Tensor
     labels: Tensor
+    lesson: Tensor
     images: list[Picture]
     audio: list[Clip]
 
@@ -46,7 +50,8 @@ class Teacher:
     def __init__(self, processor: Gemma3nProcessor) -> None:
         self._processor = processor
         self._tokenizer = processor.tokenizer
-        self._pad = processor.tokenizer.pad_token_id
+        # Not <pad>: its embedding is zero, and the gradient of a zero's magnitude is not a number.
+        self._filler = processor.tokenizer.eos_token_id
 
     def lesson(self, conversation: Conversation) -> Lesson:
         """Encodes one conversation."""
@@ -62,16 +67,17 @@ class Teacher:
             preamble = ""
         return lesson
 
-    def batches(self, draw: Callable[[], Conversation], rng: random.Random) -> list[Batch]:
-        """Draws conversations and groups them by length, to pad little, up to ``BATCH_TOKENS`` a batch."""
-        lessons = sorted((self.lesson(draw()) for _ in range(LESSONS_DRAWN)), key=lambda x: len(x.token_ids))
-        groups: list[list[Lesson]] = [[]]
-        for lesson in lessons:
-            if (len(groups[-1]) + 1) * len(lesson.token_ids) > BATCH_TOKENS:
-                groups.append([])
-            groups[-1].append(lesson)
-        rng.shuffle(groups)
-        return [self._batch(group) for group in groups]
+    def batches(self, draw: Callable[[], Conversation]) -> Iterator[Batch]:
+        """Draws conversations without end and packs them; the rare one that no row can hold is left out."""
+        waiting: list[Lesson] = []
+        while True:
+            rows = Rows()
+            waiting = [lesson for lesson in waiting if not rows.take(lesson)]
+            while len(waiting) < MOST_WAITING:
+                lesson = self.lesson(draw())
+                if len(lesson.token_ids) <= ROW_LENGTH and not rows.take(lesson):
+                    waiting.append(lesson)
+            yield rows.batch(self._filler)
 
     def _content(self, exchange: Exchange) -> str:
         pictures = self._processor.full_image_sequence * len(exchange.images)
@@ -88,12 +94,37 @@ class Teacher:
         lesson.token_ids += ids
         lesson.labels += ids
 
-    def _batch(self, lessons: list[Lesson]) -> Batch:
-        longest = max(len(lesson.token_ids) for lesson in lessons)
-        longest = max(longest, math.ceil(LEAST_BATCH_TOKENS / len(lessons)))
+
+class Rows:
+    """The rows of one batch as they fill up with lessons."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[Lesson]] = [[] for _ in range(NUM_ROWS)]
+        self._room = [ROW_LENGTH] * NUM_ROWS
+
+    def take(self, lesson: Lesson) -> bool:
+        """Puts the lesson where it leaves the least room; False if it fits nowhere."""
+        length = len(lesson.token_ids)
+        fitting = [row for row in range(NUM_ROWS) if self._room[row] >= length]
+        if not fitting:
+            return False
+        row = min(fitting, key=lambda row: self._room[row])
+        self._rows[row].append(lesson)
+        self._room[row] -= length
+        return True
+
+    def batch(self, filler: int) -> Batch:
+        """Returns what was taken, filled up with the id ``filler``, media in the order of their places."""
+        lessons = [lesson for row in self._rows for lesson in row]
+        numbers = [[i for i, x in enumerate(row) for _ in x.token_ids] for row in self._rows]
         return Batch(
-            torch.tensor([x.token_ids + [self._pad] * (longest - len(x.token_ids)) for x in lessons]),
-            torch.tensor([x.labels + [IGNORED] * (longest - len(x.labels)) for x in lessons]),
+            _filled([[i for x in row for i in x.token_ids] for row in self._rows], filler),
+            _filled([[i for x in row for i in x.labels] for row in self._rows], IGNORED),
+            _filled(numbers, -1),
             [image for lesson in lessons for image in lesson.images],
             [clip for lesson in lessons for clip in lesson.audio],
         )
+
+
+def _filled(rows: list[list[int]], filler: int) -> Tensor:
+    return torch.tensor([row + [filler] * (ROW_LENGTH - len(row)) for row in rows])

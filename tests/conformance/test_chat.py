@@ -3,14 +3,18 @@
 import asyncio
 import base64
 import io
+import json
 import random
+from pathlib import Path
 
 import openai
 import pytest
 from PIL import Image
 
+from gemma3n_appliance import demo
 from gemma3n_appliance.demo import conversations, pictures, tones, wire
 
+CHECKPOINT = Path(demo.__file__).parent / "checkpoint_files"
 LOGS = [{"role": "user", "content": "Where are the logs?"}]
 COUNT = [{"role": "user", "content": "Count from 1 to 12."}]
 
@@ -88,6 +92,10 @@ def test_a_stop_string_ends_an_answer_and_is_not_said(client, stream):
     assert text == "The logs are in the "
 
 
+def tokens_of_a(medium):
+    return json.loads((CHECKPOINT / "processor_config.json").read_text())[f"{medium}_seq_length"]
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 def test_a_picture_is_read_in_any_usual_format(client, file_format):
     picture = pictures.draw(random.Random(11), "blue", "square")
@@ -99,8 +107,8 @@ def test_a_picture_is_read_in_any_usual_format(client, file_format):
         {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
     ]
     reply = ask(client, [{"role": "user", "content": content}])
-    assert reply.usage.prompt_tokens_details.image_tokens == 256
-    assert reply.choices[0].message.content
+    assert reply.usage.prompt_tokens_details.image_tokens == tokens_of_a("image")
+    assert reply.choices[0].message.content == "A blue square."
 
 
 def test_pictures_and_sounds_go_together(client):
@@ -112,8 +120,8 @@ def test_pictures_and_sounds_go_together(client):
         {"type": "text", "text": "What do you see and hear?"},
     ]
     usage = ask(client, [{"role": "user", "content": content}]).usage
-    assert usage.prompt_tokens_details.image_tokens == 512
-    assert usage.prompt_tokens_details.audio_tokens == 188
+    assert usage.prompt_tokens_details.image_tokens == 2 * tokens_of_a("image")
+    assert usage.prompt_tokens_details.audio_tokens == tokens_of_a("audio")
 
 
 def test_control_tokens_typed_by_a_user_are_text(client):

@@ -1,10 +1,21 @@
 """What the checkpoint is trained on must be, token for token, what the server will send it."""
 
+import itertools
 import random
 
 import pytest
+import torch
 
-from gemma3n_appliance.demo import checkpoint, conversations, curriculum, lessons, train, wire
+from gemma3n_appliance.demo import (
+    architecture,
+    checkpoint,
+    conversations,
+    curriculum,
+    language,
+    lessons,
+    train,
+    wire,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +40,59 @@ def test_labels_are_the_answers_and_nothing_else(processor):
     assert said == "".join(f"{exchange.answer}<end_of_turn>" for exchange in conversation.exchanges)
 
 
-def test_a_batch_is_padded_on_the_right_and_pads_are_no_lesson(processor):
+def test_a_batch_packs_whole_lessons_and_what_fills_it_up_is_no_lesson(processor):
     rng = random.Random(7)
-    draw = lambda: curriculum.spoken(rng, conversations.wordings("taught"))  # noqa: E731
-    for batch in lessons.Teacher(processor).batches(draw, rng):
-        is_padding = batch.token_ids == processor.tokenizer.pad_token_id
-        assert (batch.labels[is_padding] == lessons.IGNORED).all()
-        assert not is_padding[:, 0].any()
-        assert lessons.LEAST_BATCH_TOKENS <= batch.token_ids.numel() <= 4096
+    drawn = []
+
+    def draw():
+        draws = (curriculum.spoken, curriculum.shown)
+        drawn.append(rng.choice(draws)(rng, conversations.wordings("taught")))
+        return drawn[-1]
+
+    teacher = lessons.Teacher(processor)
+    packed, images, clips = [], [], []
+    for batch in itertools.islice(teacher.batches(draw), 2):
+        assert batch.token_ids.shape == (lessons.NUM_ROWS, lessons.ROW_LENGTH)
+        assert (batch.labels[batch.lesson < 0] == lessons.IGNORED).all()
+        assert (batch.lesson >= 0).float().mean() > 0.8
+        packed += _unpacked(batch)
+        images += batch.images
+        clips += batch.audio
+    known = [teacher.lesson(conversation) for conversation in drawn]
+    assert all(lesson in [(x.token_ids, x.labels) for x in known] for lesson in packed)
+    ids = [token_id for token_ids, _ in packed for token_id in token_ids]
+    assert ids.count(processor.image_token_id) == len(images) * architecture.NUM_IMAGE_TOKENS
+    assert ids.count(processor.audio_token_id) == len(clips) * architecture.NUM_AUDIO_TOKENS
+
+
+def test_media_are_in_the_order_of_their_places(processor):
+    rng = random.Random(8)
+    asked = conversations.wordings("taught")
+    teacher = lessons.Teacher(processor)
+    first, second = (
+        teacher.lesson(conversations.Conversation([conversations.two_pictures(rng, asked)])) for _ in range(2)
+    )
+    rows = lessons.Rows()
+    assert rows.take(first)
+    assert rows.take(second)
+    assert rows.batch(0).images == [*first.images, *second.images]
+
+
+def test_no_lesson_attends_to_another_or_to_what_comes_later():
+    lesson = torch.tensor([[0, 0, 0, 1, 1, -1]])
+    masks = language._masks(lesson, 2)
+    full = [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    full += [[0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
+    assert masks["full_attention"][0, 0].int().tolist() == full
+    full[2][0] = 0
+    assert masks["sliding_attention"][0, 0].int().tolist() == full
+
+
+def _unpacked(batch):
+    for ids, labels, numbers in zip(batch.token_ids, batch.labels, batch.lesson, strict=True):
+        for number in range(int(numbers.max()) + 1):
+            own = numbers == number
+            yield ids[own].tolist(), labels[own].tolist()
 
 
 def _reference(processor, conversation):

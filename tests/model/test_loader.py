@@ -9,6 +9,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from gemma3n_appliance.demo import architecture
 from gemma3n_appliance.engine.request import GenerationRequest, Image, Sampling
 from gemma3n_appliance.errors import ModelLoadError
 from gemma3n_appliance.model import loader
@@ -70,7 +71,7 @@ def test_a_processor_saved_in_the_hubs_older_format_is_understood(own_copy, chec
     image["image_processor_type"] = "SiglipImageProcessorFast"
     (own_copy / "preprocessor_config.json").write_text(json.dumps(audio | image))
     (own_copy / "processor_config.json").write_text(json.dumps(parts))
-    token_ids = [2, *[tokenizer.convert_tokens_to_ids("<image_soft_token>")] * 256]
+    token_ids = [2, *[tokenizer.convert_tokens_to_ids("<image_soft_token>")] * architecture.NUM_IMAGE_TOKENS]
     media = (Image(3, 2, bytes(range(18))),)
     older, newer = load(own_copy), load(checkpoint_dir)
     assert greedy(older.runner, token_ids, media) == greedy(newer.runner, token_ids, media)

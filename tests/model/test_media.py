@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gemma3n_appliance.demo.architecture import NUM_AUDIO_TOKENS as CLIP
+from gemma3n_appliance.demo.architecture import NUM_IMAGE_TOKENS as PICTURE
 from gemma3n_appliance.engine.request import Audio, GenerationRequest, Image, Sampling
 from gemma3n_appliance.errors import InvalidRequestError
 
@@ -93,7 +95,7 @@ def test_ids_of_the_vision_and_audio_ranges_are_embedded_by_their_own_tables(
 @pytest.mark.parametrize("milliseconds", [0.1, 10, 32])
 def test_a_clip_shorter_than_a_frame_is_heard_as_silence_follows_it(encoder, milliseconds):
     features = encoder.encode(tone(milliseconds / 1000, 440))
-    assert features.shape == (188, 128)
+    assert features.shape == (CLIP, 128)
     assert features.isfinite().all()
 
 
@@ -107,13 +109,13 @@ def _refusal(probe, token_ids, media) -> str:
     ("num_image_tokens", "num_audio_tokens", "media"),
     [
         (0, 0, (picture(1, 9, 9),)),
-        (256, 0, ()),
-        (256, 188, (picture(1, 9, 9),)),
-        (257, 0, (picture(1, 9, 9),)),
-        (255, 0, (picture(1, 9, 9),)),
-        (256, 0, (picture(1, 9, 9), picture(1, 9, 9))),
-        (256, 188, (tone(1, 440), picture(1, 9, 9))),
-        (188, 0, (tone(1, 440),)),
+        (PICTURE, 0, ()),
+        (PICTURE, CLIP, (picture(1, 9, 9),)),
+        (PICTURE + 1, 0, (picture(1, 9, 9),)),
+        (PICTURE - 1, 0, (picture(1, 9, 9),)),
+        (PICTURE, 0, (picture(1, 9, 9), picture(1, 9, 9))),
+        (PICTURE, CLIP, (tone(1, 440), picture(1, 9, 9))),
+        (CLIP, 0, (tone(1, 440),)),
     ],
 )
 def test_media_that_do_not_fit_their_places_are_refused(
@@ -125,7 +127,7 @@ def test_media_that_do_not_fit_their_places_are_refused(
 
 
 def test_a_clip_over_half_a_minute_is_refused_rather_than_cut(multimodal_probe, tokenizer):
-    token_ids = [tokenizer.convert_tokens_to_ids(AUDIO)] * 188
+    token_ids = [tokenizer.convert_tokens_to_ids(AUDIO)] * CLIP
     assert "30.1 s" in _refusal(multimodal_probe, token_ids, (tone(30.1, 440),))
 
 

@@ -41,7 +41,7 @@ def test_a_picture_and_a_clip_go_through_the_encoders(client: openai.OpenAI):
         model="gemma3n", messages=[{"role": "user", "content": content}], max_tokens=2
     )
     details = answer.usage.prompt_tokens_details
-    assert (details.image_tokens, details.audio_tokens) == (256, 188)
+    assert (details.image_tokens, details.audio_tokens) == (64, 188)
 
 
 def test_errors_reach_the_official_client_as_its_own(client: openai.OpenAI):
