@@ -33,15 +33,17 @@ def decode(content: bytes, param: str) -> Audio:
     try:
         with soundfile.SoundFile(BytesIO(content)) as clip:
             _check_header(clip, param)
-            mono = _read_mono(clip)
+            mono = _read_mono(clip, param)
             rate = clip.samplerate
     except (InvalidRequestError, MemoryError):
         raise
     except Exception as error:  # libsndfile's own errors, and what broken headers make of its wrapper
         log.debug("broken_audio", param=param, error=repr(error))
         raise _refusal("is broken, or not wav, mp3 or flac", param) from error
-    _check_samples(mono, rate, param)
-    return Audio(_at_16_khz(mono, rate).astype("<f4").tobytes())
+    _check_length(mono, rate, param)
+    samples = _at_16_khz(mono, rate)
+    _check_finite(samples, param)
+    return Audio(samples.astype("<f4").tobytes())
 
 
 def _check_header(clip: soundfile.SoundFile, param: str) -> None:
@@ -53,23 +55,29 @@ def _check_header(clip: soundfile.SoundFile, param: str) -> None:
         raise _refusal(f"has {clip.channels} channels: send one", param)
 
 
-def _read_mono(clip: soundfile.SoundFile) -> np.ndarray:
+def _read_mono(clip: soundfile.SoundFile, param: str) -> np.ndarray:
     """Reads second by second, whatever length the header claims, and stops when there is too much."""
     blocks = []
     for _ in range(MAX_SECONDS + 1):
         block = clip.read(clip.samplerate, dtype="float32", always_2d=True)
         if not len(block):
             break
-        blocks.append(block.mean(axis=1))
+        _check_finite(block, param)
+        # Samples near float32's end overflow in their own sum, and in the resampler unless they are clipped.
+        mono = block.mean(axis=1, dtype=np.float64)
+        blocks.append(np.clip(mono, -1.0, 1.0).astype(np.float32))
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
-def _check_samples(mono: np.ndarray, rate: int, param: str) -> None:
+def _check_length(mono: np.ndarray, rate: int, param: str) -> None:
     if not len(mono):
         raise _refusal("holds no sound", param)
     if len(mono) > (MAX_SECONDS + _TOLERANCE_SECONDS) * rate:
         raise _refusal(f"is longer than {MAX_SECONDS} s, all that the model hears: send it in parts", param)
-    if not np.isfinite(mono).all():
+
+
+def _check_finite(samples: np.ndarray, param: str) -> None:
+    if not np.isfinite(samples).all():
         raise _refusal("has samples that are not numbers (NaN or infinity)", param)
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Resampling
 from tokenizers import Tokenizer
 
 from ..errors import ModelLoadError
+from .images import Resize
 from .template import ChatTemplate
 from .tokens import PromptTokenizer, SoftTokens
 
@@ -17,10 +19,14 @@ NUM_AUDIO_TOKENS = 188
 
 @dataclass(frozen=True)
 class PromptFiles:
-    """A checkpoint, as far as prompts are concerned; ``top_k`` and ``top_p`` are its own defaults."""
+    """A checkpoint, as far as prompts are concerned; ``top_k`` and ``top_p`` are its own defaults.
+
+    ``resize`` is None where the image processor takes pictures of any size.
+    """
 
     template: ChatTemplate
     tokenizer: PromptTokenizer
+    resize: Resize | None
     num_image_tokens: int
     num_audio_tokens: int
     top_k: int
@@ -54,6 +60,7 @@ def read(directory: Path) -> PromptFiles:
     return PromptFiles(
         template=ChatTemplate(_template(directory, config), named),
         tokenizer=PromptTokenizer(_tokenizer(directory / "tokenizer.json"), (image, audio)),
+        resize=_resize(directory),
         num_image_tokens=num_image_tokens,
         num_audio_tokens=num_audio_tokens,
         top_k=int(generation.get("top_k") or 0),
@@ -70,6 +77,26 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelLoadError(f"{path} is not valid JSON: {error}") from error
     return content if isinstance(content, dict) else {}
+
+
+def _resize(directory: Path) -> Resize | None:
+    """Reads the image processor's size; older releases keep it at the top of a file of its own."""
+    processor = _json(directory / "processor_config.json").get("image_processor")
+    if not isinstance(processor, dict):
+        processor = _json(directory / "preprocessor_config.json")
+    default = Resize()
+    size = processor.get("size") or {"width": default.width, "height": default.height}
+    resample = processor.get("resample")
+    if processor.get("do_resize") is False or not isinstance(size, dict) or {"width", "height"} - {*size}:
+        return None
+    try:
+        return Resize(
+            int(size["width"]),
+            int(size["height"]),
+            default.resample if resample is None else Resampling(resample),
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelLoadError(f"{directory}: the image processor cannot be used: {error}") from error
 
 
 def _named_tokens(config: dict[str, Any]) -> dict[str, str]:

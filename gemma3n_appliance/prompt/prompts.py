@@ -93,7 +93,7 @@ class Prompts:
         if isinstance(media, Clip):
             return audio.decode(from_base64(media.data, media.param), media.param)
         content = from_data_url(media.url, media.param)
-        return images.decode(content, self._settings.max_image_pixels, media.param)
+        return images.decode(content, self._settings.max_image_pixels, self.files.resize, media.param)
 
 
 def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:

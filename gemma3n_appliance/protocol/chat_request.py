@@ -1,92 +1,15 @@
 """The body of ``POST /v1/chat/completions``."""
 
-from typing import Annotated, Any
-
-from pydantic import ConfigDict, Discriminator, Field, Tag
-
-from .messages import Message
-from .wire import WireModel
-
-MAX_STOP_STRINGS = 4
-_INT64 = 2**63
-
-StopString = Annotated[str, Field(min_length=1)]
+from .chat_fields import ChatFields
+from .refusals import refuse_unsupported
 
 
-def _stop_form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "<text>"
-    return "<list>" if isinstance(value, list) else None
+class ChatCompletionRequest(ChatFields):
+    """A conversation to continue, and how."""
 
-
-Stop = Annotated[
-    Annotated[StopString, Tag("<text>")]
-    | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("<list>")],
-    Discriminator(
-        _stop_form,
-        custom_error_type="stop",
-        custom_error_message=f"Input should be a string or a list of up to {MAX_STOP_STRINGS} strings",
-    ),
-]
-
-
-class StreamOptions(WireModel):
-    """What a stream tells besides text."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class ChatCompletionRequest(WireModel):
-    """A conversation to continue, and how.
-
-    What this server does not do yet is declared too, so that ``refusals`` can name it instead of ignoring it.
-    """
-
-    # Unknown fields are kept just long enough to be named in the debug log.
-    model_config = ConfigDict(extra="allow")
-
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    model: Annotated[str, Field(min_length=1)]
-    audio: Any = None
-    frequency_penalty: float | None = None
-    function_call: Any = None
-    functions: list[Any] | None = None
-    logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    metadata: dict[str, Any] | None = None
-    modalities: list[str] | None = None
-    n: int | None = None
-    parallel_tool_calls: bool | None = None
-    prediction: Any = None
-    presence_penalty: float | None = None
-    prompt_cache_key: str | None = None
-    reasoning_effort: str | None = None
-    response_format: dict[str, Any] | None = None
-    safety_identifier: str | None = None
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    service_tier: str | None = None
-    stop: Stop | None = None
-    store: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    tool_choice: Any = None
-    tools: list[Any] | None = None
-    top_logprobs: int | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    user: str | None = None
-    verbosity: str | None = None
-    web_search_options: Any = None
-
-    # Beyond OpenAI's reference, named as vLLM names them.
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: float | None = None
-    ignore_eos: bool | None = None
-    structured_outputs: Any = None
+    def check(self) -> None:
+        """Raises InvalidRequestError where ``refusals`` has a rule against it."""
+        refuse_unsupported(self)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from pydantic import Discriminator, Field, Tag
 
 from .wire import WireModel
 
+MAX_PARTS = 1_000
+
 # Tags in angle brackets name the branches of a union; `wire` leaves them out of error paths.
 
 
@@ -91,7 +93,7 @@ Part = Annotated[
 
 Content = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("<parts>")],
+    | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
     Discriminator(
         _text_or("<parts>", list),
         custom_error_type="content",
@@ -104,6 +106,7 @@ class Message(WireModel):
     """One message; ``name`` is accepted without effect."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
+    audio: Any = None
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None

@@ -3,35 +3,49 @@
 from typing import Any
 
 from ..errors import InvalidRequestError, UnsupportedParameterError
-from .chat_request import ChatCompletionRequest
+from .chat_fields import ChatFields
 from .messages import AudioPart, ImagePart, Message
 
 # Values that ask for nothing. None does so for every parameter.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "grammar": ("",),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "length_penalty": (1,),
     "logit_bias": ({},),
+    "logits_processors": ([],),
     "logprobs": (False,),
+    "min_tokens": (0,),
     "modalities": (["text"],),
     "n": (1,),
     "parallel_tool_calls": (True,),
     "prediction": (),
     "presence_penalty": (0,),
+    "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "stop_token_ids": ([],),
     "structured_outputs": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
+    "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 
 
-def refuse_unsupported(request: ChatCompletionRequest) -> None:
+def refuse_unsupported(request: ChatFields) -> None:
     """Checks what single fields cannot: parameters not there yet, and fields that contradict each other.
 
     Raises:
@@ -54,7 +68,7 @@ def _unsupported(param: str) -> UnsupportedParameterError:
     )
 
 
-def _check_stream_options(request: ChatCompletionRequest) -> None:
+def _check_stream_options(request: ChatFields) -> None:
     if request.stream_options is None:
         return
     if not request.stream:
@@ -65,7 +79,7 @@ def _check_stream_options(request: ChatCompletionRequest) -> None:
         raise _unsupported("stream_options.continuous_usage_stats")
 
 
-def _check_max_tokens(request: ChatCompletionRequest) -> None:
+def _check_max_tokens(request: ChatFields) -> None:
     limits = (request.max_tokens, request.max_completion_tokens)
     if None not in limits and limits[0] != limits[1]:
         raise InvalidRequestError(
@@ -78,7 +92,7 @@ def _check_message(message: Message, path: str) -> None:
         raise UnsupportedParameterError(
             "Messages of role 'tool' are not supported by this server.", param=f"{path}.role"
         )
-    for name in ("tool_calls", "function_call"):
+    for name in ("audio", "tool_calls", "tool_call_id", "function_call"):
         if getattr(message, name):
             raise _unsupported(f"{path}.{name}")
     if message.content is None and message.role != "assistant":

@@ -1,5 +1,7 @@
 """Reads a request body into a wire model, and says in OpenAI's words where it is wrong."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
@@ -10,6 +12,12 @@ from ..errors import InvalidRequestError
 
 log = structlog.get_logger(__name__)
 
+# An empty list costs 2 bytes of the body and 60 or more of memory. Ten times what a full context could say.
+_MOST_CONTAINERS = 250_000
+# What a client wrote is quoted in errors and in the log, but not by the megabyte.
+_LONGEST_QUOTE = 200
+_MOST_UNKNOWN_FIELDS = 20
+
 
 class WireModel(BaseModel):
     """Strict: "1" is not a number, true is not an integer, and NaN is nothing."""
@@ -18,12 +26,15 @@ class WireModel(BaseModel):
         strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=()
     )
 
+    def check(self) -> None:
+        """Raises InvalidRequestError for what single fields cannot show; `parse` calls it last."""
+
 
 WireModelT = TypeVar("WireModelT", bound=WireModel)
 
 
 def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
-    """Returns the body as a ``model``.
+    """Returns the body as a ``model`` that has passed its ``check``.
 
     Raises:
         InvalidRequestError: not JSON, or not what ``model`` takes; ``param`` is the path to the first fault.
@@ -32,13 +43,17 @@ def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
     try:
         parsed = model.model_validate(document)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False, include_context=False)[0]) from None
-    if parsed.model_extra:
-        log.debug("unknown_fields_ignored", fields=sorted(parsed.model_extra)[:20])
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise _refusal(faults[0]) from None
+    if unknown := list(islice(_unknown_fields(document, parsed, ""), _MOST_UNKNOWN_FIELDS)):
+        log.debug("unknown_fields_ignored", fields=unknown)
+    parsed.check()
     return parsed
 
 
 def _document(raw: bytes) -> dict[str, Any]:
+    if raw.count(b"{") + raw.count(b"[") > _MOST_CONTAINERS:
+        raise InvalidRequestError(f"The body has more than {_MOST_CONTAINERS} brackets and braces.")
     try:
         # NaN passes here and is refused by the field it is in, which can name itself.
         document = from_json(raw)
@@ -49,11 +64,26 @@ def _document(raw: bytes) -> dict[str, Any]:
     return document
 
 
+def _unknown_fields(sent: Any, parsed: Any, path: str) -> Iterator[str]:
+    """Yields the paths of fields that ``parsed``, or a model somewhere in it, does not declare."""
+    if isinstance(parsed, list):
+        for index, (item, model) in enumerate(zip(sent, parsed, strict=True)):
+            yield from _unknown_fields(item, model, f"{path}[{index}]")
+    elif isinstance(parsed, WireModel):
+        known = type(parsed).model_fields
+        for name, value in sent.items():
+            place = f"{path}.{name}"[:_LONGEST_QUOTE].removeprefix(".")
+            if name in known:
+                yield from _unknown_fields(value, getattr(parsed, name), place)
+            else:
+                yield place
+
+
 def _refusal(fault: ErrorDetails) -> InvalidRequestError:
     param = _path(fault["loc"])
     if fault["type"] == "missing":
         return InvalidRequestError(f"Missing required parameter: '{param}'.", param=param)
-    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    message = fault["msg"][:1].lower() + fault["msg"][1:_LONGEST_QUOTE]
     return InvalidRequestError(f"Invalid value for '{param}': {message}.", param=param)
 
 
@@ -65,4 +95,4 @@ def _path(location: tuple[int | str, ...]) -> str:
             path += f"[{step}]"
         elif not step.startswith("<"):
             path += f".{step}" if path else step
-    return path
+    return path[:_LONGEST_QUOTE]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-TEMPLATE = Path("gemma3n_appliance/demo/chat_template.jinja")
+TEMPLATE = Path(__file__).parents[2] / "gemma3n_appliance/demo/chat_template.jinja"
 NUM_IMAGE_TOKENS = 4
 NUM_AUDIO_TOKENS = 3
 CONTROL = (
@@ -35,7 +35,13 @@ def tokenizer() -> Tokenizer:
     return built
 
 
-def write(directory: Path, *, template: bool = True, generation: dict | None = None) -> Path:
+def write(
+    directory: Path,
+    *,
+    template: bool = True,
+    generation: dict | None = None,
+    image_processor: dict | None = None,
+) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer().save(str(directory / "tokenizer.json"))
     if template:
@@ -46,7 +52,8 @@ def write(directory: Path, *, template: bool = True, generation: dict | None = N
         "processor_config.json": {
             "image_seq_length": NUM_IMAGE_TOKENS,
             "audio_seq_length": NUM_AUDIO_TOKENS,
-        },
+        }
+        | ({"image_processor": image_processor} if image_processor else {}),
         "generation_config.json": generation or {},
     }.items():
         (directory / name).write_text(json.dumps(content))

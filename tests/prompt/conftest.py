@@ -28,4 +28,5 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prompts(directory: Path) -> Prompts:
-    return Prompts(Settings(model_name=str(directory), max_length=100, max_image_pixels=10_000))
+    settings = Settings(_env_file=None, model_name=str(directory), max_length=100, max_image_pixels=10_000)
+    return Prompts(settings)

@@ -2,6 +2,7 @@ import struct
 
 import numpy as np
 import pytest
+import soundfile
 
 from gemma3n_appliance.errors import InvalidRequestError
 from gemma3n_appliance.prompt import audio
@@ -63,8 +64,17 @@ def test_thirty_seconds_are_taken_and_more_are_not():
     assert "longer than 30 s" in refusal(tone(seconds=31, rate=8_000))
 
 
-def test_hours_of_silence_are_refused_after_half_a_minute_of_them():
+def test_hours_of_silence_are_refused_after_half_a_minute_of_them(monkeypatch):
+    read, seconds = soundfile.SoundFile.read, []
+
+    def counted(file, *args, **options):
+        block = read(file, *args, **options)
+        seconds.append(len(block) / file.samplerate)
+        return block
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     assert "longer than 30 s" in refusal(clip(np.zeros(8_000 * 3600 * 2, np.int16), 8_000, "FLAC"))
+    assert sum(seconds) == 31
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -72,6 +82,20 @@ def test_samples_that_are_not_numbers_are_refused(value):
     wave = np.zeros(16_000)
     wave[5_000] = value
     assert "NaN" in refusal(clip(wave, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_samples_at_the_end_of_the_number_range_are_clipped_before_anything_is_made_of_them(rate, channels):
+    loud = np.float32(3e38) * np.sign(np.sin(np.arange(rate)))
+    wave = samples(clip(np.repeat(loud[:, None], channels, axis=1), rate, subtype="FLOAT"))
+    assert np.isfinite(wave).all()
+    assert np.abs(wave).max() == 1.0
+
+
+def test_what_a_resampler_makes_no_number_of_is_refused(monkeypatch):
+    monkeypatch.setattr(audio.soxr, "resample", lambda wave, *_: wave * np.float32(np.nan))
+    assert "NaN" in refusal(tone(rate=8_000))
 
 
 def with_wav_rate(rate: int) -> bytes:
@@ -98,6 +122,13 @@ def test_what_is_no_clip_is_refused(content, said):
     assert said in refusal(content)
 
 
-def test_a_truncated_clip_is_heard_as_far_as_it_goes_or_refused():
-    half = samples(tone()[:16_044])
-    assert len(half) == pytest.approx(8_000, abs=10)
+@pytest.mark.parametrize(("form", "share", "fewest"), [("WAV", 0.5, 7_980), ("MP3", 0.75, 6_000)])
+def test_a_truncated_clip_is_heard_as_far_as_it_goes(form, share, fewest):
+    whole = tone(form=form)
+    assert fewest < len(samples(whole[: int(len(whole) * share)])) < 16_000 * (share + 0.25)
+
+
+@pytest.mark.parametrize(("form", "share"), [("FLAC", 0.5), ("FLAC", 0.99), ("MP3", 0.2), ("WAV", 0.001)])
+def test_a_truncated_clip_of_which_nothing_can_be_heard_is_refused(form, share):
+    whole = tone(form=form)
+    assert "is broken" in refusal(whole[: int(len(whole) * share)])

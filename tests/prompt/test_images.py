@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -10,17 +11,18 @@ from gemma3n_appliance.prompt import encoded, images
 from tests.fakes.media import data_url, picture
 from tests.fakes.media import encoded as file_of
 
+RESIZE = images.Resize(80, 60)
 RED, WHITE, BLUE = (255, 0, 0), (255, 255, 255), (0, 0, 255)
 
 
 def pixels(content: bytes, max_pixels: int = 1_000_000) -> np.ndarray:
-    image = images.decode(content, max_pixels, "p")
+    image = images.decode(content, max_pixels, RESIZE, "p")
     return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
 
 
 def refusal(content: bytes, max_pixels: int = 1_000_000) -> str:
     with pytest.raises(InvalidRequestError) as refused:
-        images.decode(content, max_pixels, "p")
+        images.decode(content, max_pixels, RESIZE, "p")
     assert (refused.value.status, refused.value.param) == (400, "p")
     return refused.value.message
 
@@ -71,21 +73,41 @@ def test_of_an_animation_the_first_frame_counts():
         assert near(seen[0, 0], RED)
 
 
-def test_a_photograph_is_turned_upright():
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_photograph_is_turned_upright(form):
     image = Image.new("RGB", (40, 20), "white")
     image.paste("red", (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
-    seen = pixels(file_of(image, "JPEG", exif=exif, quality=95))
+    seen = pixels(file_of(image, form, exif=exif, quality=95))
     assert seen.shape == (40, 20, 3)
     assert near(seen[5, 10], RED)
     assert near(seen[35, 10], WHITE)
 
 
-def test_a_large_photograph_is_made_smaller_but_stays_larger_than_the_model_sees():
-    seen = pixels(picture("JPEG", size=(4000, 3200)), 40_000_000)
-    assert seen.shape == (1600, 2000, 3)
-    assert near(seen[800, 1000], RED)
+@pytest.mark.parametrize("size", [(81, 60), (80, 61), (1600, 1200), (4801, 1), (1, 4801)])
+def test_of_a_large_picture_remains_what_the_model_sees(size):
+    seen = pixels(picture("JPEG", size=size), 2_000_000)
+    assert seen.shape == (60, 80, 3)
+    assert near(seen[30, 40], RED)
+
+
+@pytest.mark.parametrize("size", [(80, 60), (60, 80), (4800, 1), (1, 1)])
+def test_a_small_picture_stays_as_it_is(size):
+    assert pixels(picture(size=size)).shape == (size[1], size[0], 3)
+
+
+def test_a_processor_without_a_size_gets_pictures_as_they_are():
+    assert images.decode(picture(size=(300, 200)), 100_000, None, "p").width == 300
+
+
+def test_sixteen_bits_are_brought_to_eight_within_a_few_bytes_a_pixel():
+    content = file_of(Image.new("I;16", (1000, 1000)))
+    tracemalloc.start()
+    pixels(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 1_000_000
 
 
 @pytest.mark.parametrize("form", images.FORMATS)
@@ -124,14 +146,16 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (1001, 1000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (1001, 1000), (65_536, 1)]
+)
 def test_a_decompression_bomb_is_refused_by_its_header(width, height):
     assert f"{width} x {height} pixels" in refusal(bomb(width, height))
 
 
 def test_a_picture_of_just_the_allowed_size_is_taken():
-    assert pixels(picture(size=(100, 50)), 5_000).shape == (50, 100, 3)
-    assert "100 x 51 pixels" in refusal(picture(size=(100, 51)), 5_000)
+    assert pixels(picture(size=(80, 50)), 4_000).shape == (50, 80, 3)
+    assert "80 x 51 pixels" in refusal(picture(size=(80, 51)), 4_000)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +170,13 @@ def test_a_picture_of_just_the_allowed_size_is_taken():
         ("data:image/png,rawtext", "data: URL"),
         ("data:image/png;base64", "data: URL"),
         ("data:image/png;base64,???", "not valid base64"),
-        ("data:image/png;base64,abc", "not valid base64"),
+        ("data:image/png;base64,abcde", "not valid base64"),
+        ("data:image/png;base64,abc===", "not valid base64"),
+        ("data:image/png;base64,ab=cd", "not valid base64"),
+        ("data:image/png;base64,ab%zz", "not valid base64"),
+        ("data:image/png;base64,%", "not valid base64"),
+        ("  ", "data: URL"),
+        (" https://example.org/cat.png", "does not fetch"),
         ("data:image/png;base64,é", "not valid base64"),
         ("data:image/png;base64,", "0 bytes"),
     ],
@@ -161,3 +191,20 @@ def test_base64_may_be_broken_into_lines():
     url = data_url(b"some bytes")
     assert encoded.from_data_url(url[:-6] + "\r\n" + url[-6:], "p") == b"some bytes"
     assert encoded.from_data_url(url.replace("data:", "DATA:"), "p") == b"some bytes"
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["+/+/+w==", "+/+/+w", "-_-_-w", "-_-_-w==", "%2B/%2b/%2Bw%3D%3d", "%2B%2F+%2f%2Bw", " +/+/%0D%0A+w=="],
+)
+def test_base64_is_read_however_it_was_written(data):
+    assert encoded.from_data_url(f" data:image/png;base64,{data}", "p") == b"\xfb\xff\xbf\xfb"
+
+
+def test_a_body_of_spaces_costs_no_more_than_its_size():
+    data = "ab " * 1_000_000
+    tracemalloc.start()
+    assert len(encoded.from_base64(data, "p")) == 1_500_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(data)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma3n_appliance.prompt import checkpoint
+from gemma3n_appliance.prompt import checkpoint, images
 from gemma3n_appliance.prompt.conversation import from_messages
 from gemma3n_appliance.protocol.messages import Message
-from tests.fakes.media import audio_part, image_part
+from tests.fakes import checkpoint as checkpoint_files
+from tests.fakes.media import audio_part, encoded, image_part
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -113,6 +114,34 @@ CASES = {
         {"role": "user", "content": [text("and"), audio_part()]},
     ],
 }
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["bilinear", "bicubic"])
+def eyes(request, tmp_path_factory):
+    """Our decoder and their image processor, reading the same file."""
+    from gemma3n_appliance.model import encoders  # makes torchvision importable
+
+    path = checkpoint_files.write(
+        tmp_path_factory.mktemp("eyes"),
+        image_processor={
+            "image_processor_type": "SiglipImageProcessor",
+            "size": {"height": 96, "width": 128},
+            "resample": request.param,
+        },
+    )
+    processor = encoders.AutoImageProcessor.from_pretrained(path, backend="pil", local_files_only=True)
+    return checkpoint.read(path).resize, lambda picture: processor(images=picture)["pixel_values"][0]
+
+
+@pytest.mark.parametrize("size", [(301, 203), (1_537, 40), (128, 97), (96, 128), (128, 96), (50, 2), (1, 1)])
+def test_the_tower_sees_what_the_processor_makes_of_the_full_picture(eyes, size):
+    resize, process = eyes
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    whole = Image.fromarray(noise)
+    ours = images.decode(encoded(whole), 10_000_000, resize, "p")
+    assert ours.width * ours.height <= 128 * 96
+    ours = Image.frombytes("RGB", (ours.width, ours.height), ours.rgb)
+    assert np.array_equal(process(ours), process(whole))
 
 
 @pytest.mark.parametrize("name", CASES)

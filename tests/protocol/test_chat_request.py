@@ -1,11 +1,11 @@
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from gemma3n_appliance.errors import InvalidRequestError
 from gemma3n_appliance.protocol.chat_request import ChatCompletionRequest
-from gemma3n_appliance.protocol.refusals import refuse_unsupported
 from gemma3n_appliance.protocol.wire import parse
 
 HELLO = {"role": "user", "content": "Hello"}
@@ -16,9 +16,7 @@ def read(**fields: Any) -> ChatCompletionRequest:
 
 
 def read_raw(raw: bytes) -> ChatCompletionRequest:
-    body = parse(raw, ChatCompletionRequest)
-    refuse_unsupported(body)
-    return body
+    return parse(raw, ChatCompletionRequest)
 
 
 def parts(*contents: Any) -> list[dict[str, Any]]:
@@ -107,6 +105,20 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"verbosity": "low"}, "verbosity"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"bad_words": ["a"]}, "bad_words"),
+    ({"best_of": 2}, "best_of"),
+    ({"echo": True}, "echo"),
+    ({"grammar": "root ::= 'a'"}, "grammar"),
+    ({"guided_choice": ["a"]}, "guided_choice"),
+    ({"guided_grammar": "a"}, "guided_grammar"),
+    ({"guided_json": {}}, "guided_json"),
+    ({"guided_regex": "a"}, "guided_regex"),
+    ({"length_penalty": 0.5}, "length_penalty"),
+    ({"logits_processors": ["a"]}, "logits_processors"),
+    ({"min_tokens": 1}, "min_tokens"),
+    ({"prompt_logprobs": 0}, "prompt_logprobs"),
+    ({"stop_token_ids": [1]}, "stop_token_ids"),
+    ({"use_beam_search": True}, "use_beam_search"),
     (
         {"stream": True, "stream_options": {"continuous_usage_stats": True}},
         "stream_options.continuous_usage_stats",
@@ -116,6 +128,11 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
         {"messages": [HELLO, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
         "messages[1].tool_calls",
     ),
+    (
+        {"messages": [HELLO, {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}]},
+        "messages[1].audio",
+    ),
+    ({"messages": [HELLO, HELLO | {"tool_call_id": "call_1"}]}, "messages[1].tool_call_id"),
 ]
 
 
@@ -134,6 +151,9 @@ def test_what_is_not_there_yet_is_named_rather_than_ignored(fields: dict[str, An
         {"logit_bias": {}, "logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}},
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
         {"n": None, "tools": None, "stop": None, "stream_options": None, "temperature": None},
+        {"bad_words": [], "best_of": 1, "echo": False, "grammar": "", "guided_json": None, "min_tokens": 0},
+        {"length_penalty": 1.0, "stop_token_ids": [], "use_beam_search": False, "logits_processors": []},
+        {"messages": [{"role": "user", "content": "x", "audio": None, "tool_call_id": None, "name": "n"}]},
         {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
         {"safety_identifier": "s", "prompt_cache_key": "k", "stop": [], "top_k": -1, "seed": -1},
         {"a_field_of_next_month": {"x": 1}},
@@ -176,6 +196,49 @@ def test_a_body_that_is_no_json_object_is_refused(raw: bytes):
     with pytest.raises(InvalidRequestError) as refused:
         read_raw(raw)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"messages": [HELLO] * 200_000}, "messages", "at most 10000 items"),
+        (
+            {"messages": parts(*[{"type": "text", "text": ""}] * 200_000)},
+            "messages[0].content",
+            "at most 1000 items",
+        ),
+    ],
+    ids=["messages", "parts"],
+)
+def test_more_messages_or_parts_than_anyone_needs_are_refused(fields: dict[str, Any], param: str, said: str):
+    with pytest.raises(InvalidRequestError, match=said) as refused:
+        read(**fields)
+    assert refused.value.param == param
+
+
+def test_ten_thousand_messages_and_a_thousand_parts_are_taken():
+    many_parts = parts(*[{"type": "text", "text": ""}] * 1_000)
+    assert len(read(messages=[HELLO] * 9_999 + many_parts).messages) == 10_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modalities": [1] * 50_000},
+        {"logit_bias": {str(i): "x" for i in range(50_000)}},
+        {"guided_choice": [1] * 50_000},
+    ],
+    ids=lambda fields: ",".join(fields),
+)
+def test_what_is_refused_as_a_whole_is_not_looked_at_item_by_item(fields: dict[str, Any]):
+    raw = json.dumps({"model": "gemma3n", "messages": [HELLO]} | fields).encode()
+    tracemalloc.start()
+    with pytest.raises(InvalidRequestError) as refused:
+        read_raw(raw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.param == next(iter(fields))
+    assert peak < 12 * len(raw) + 2**20
 
 
 def test_one_fault_among_many_messages_is_found_without_listing_the_rest():
