@@ -5,7 +5,7 @@ from pathlib import Path
 import structlog
 
 from .api.app import create
-from .api.disconnect import ASGIApp
+from .api.disconnect import Receive, Scope, Send
 from .engine.engine import Engine
 from .engine.runner import LoadedModel
 from .host.download import ensure_model, is_on_disk
@@ -14,16 +14,29 @@ from .settings import Settings, load
 
 log = structlog.get_logger(__name__)
 
-# By the time the server shuts down its connections are gone, and what they asked for with them.
-DRAIN_S = 10.0
+
+class Appliance:
+    """The ASGI app, which its server can also drain."""
+
+    def __init__(self, settings: Settings, engine: Engine, prompts: Prompts) -> None:
+        self._engine = engine
+        self._app = create(settings, engine, prompts, EngineLifespan(settings, engine))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request, or follows the server's life."""
+        await self._app(scope, receive, send)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Takes nothing new, and lets what runs finish within ``timeout_s``."""
+        await self._engine.drain(timeout_s)
 
 
-def app() -> ASGIApp:
+def app() -> Appliance:
     """Returns the app as the environment describes it; gunicorn calls this in its worker."""
     return build(load())
 
 
-def build(settings: Settings) -> ASGIApp:
+def build(settings: Settings) -> Appliance:
     """Returns the app, whose engine starts once the server does."""
     prompts = Prompts(settings)
     engine = Engine(
@@ -31,7 +44,7 @@ def build(settings: Settings) -> ASGIApp:
         max_queue=settings.max_queue,
         prefill_chunk=settings.prefill_chunk,
     )
-    return create(settings, engine, prompts, EngineLifespan(settings, engine))
+    return Appliance(settings, engine, prompts)
 
 
 class EngineLifespan:
@@ -49,8 +62,7 @@ class EngineLifespan:
             self._engine.start_loading()
 
     async def process_shutdown(self, _scope: object, _event: object) -> None:
-        """Lets what runs finish, for a while."""
-        await self._engine.drain(DRAIN_S)
+        """Ends the engine; the server has drained it, unless it could not even start."""
         self._engine.close()
         log.info("stopped")
 

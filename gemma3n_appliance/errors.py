@@ -17,6 +17,7 @@ ApplianceError                      500 server_error
 Messages are written for whoever sent the request (or started the program): what is wrong, and what to do.
 """
 
+import copy
 from typing import ClassVar
 
 
@@ -32,6 +33,10 @@ class ApplianceError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+
+    def anew(self) -> "ApplianceError":
+        """Returns the same error to raise once more: a raised one keeps alive all that its traceback saw."""
+        return copy.copy(self)
 
 
 class InvalidRequestError(ApplianceError):

@@ -3,7 +3,7 @@
 import sys
 
 from .host import logs
-from .host.worker import ApplianceWorker
+from .host.worker import GRACEFUL_SHUTDOWN_S, ApplianceWorker
 from .settings import Settings, SettingsError, load
 
 
@@ -19,7 +19,7 @@ settings = _settings()
 logs.configure(settings.log_level)
 
 wsgi_app = "gemma3n_appliance.bootstrap:app()"
-bind = [f"{settings.gemma3n_host}:{settings.gemma3n_port}"]
+bind = [settings.bind]
 
 # A second worker would load the model a second time.
 workers = 1
@@ -27,8 +27,8 @@ worker_class = ApplianceWorker
 
 # The worker's heartbeat comes from its event loop: silence for this long means that it is stuck for good.
 timeout = 120
-# What runs when the server is told to stop has this long to finish.
-graceful_timeout = 45
+# After this the worker is killed; by then it has long drained.
+graceful_timeout = GRACEFUL_SHUTDOWN_S + 15
 keepalive = 75
 
 proc_name = "gemma3n-appliance"

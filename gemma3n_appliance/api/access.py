@@ -1,5 +1,6 @@
 """Outermost layer: gives every request its id, and the log one line about it when it is over."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -8,6 +9,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
+from .errors import UNEXPECTED, to_json
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +32,9 @@ class AccessLog:
         with bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, exchange.send)
+            except BaseException as error:  # a server that cuts off, or a panic of a library written in Rust
+                if not await _last_resort(exchange, error):
+                    raise
             finally:
                 _log(scope, exchange)
 
@@ -51,6 +56,19 @@ class _Exchange:
         elif event["type"] == "http.response.body" and not event.get("more_body", False):
             self.is_complete = True
         await self._send(event)
+
+
+async def _last_resort(exchange: _Exchange, error: BaseException) -> bool:
+    """Answers what no handler below could, before the server does in its own words; tells if it did."""
+    is_cut_off = isinstance(error, asyncio.CancelledError)
+    if not is_cut_off:
+        log.error("unexpected_error", exc_info=error)
+    if exchange.status is not None:
+        return False
+    headers = [(b"content-type", b"application/json")]
+    await exchange.send({"type": "http.response.start", "status": 500, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": to_json(UNEXPECTED)})
+    return not is_cut_off
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,19 +1,23 @@
 """Reads a JSON body within bounds: of size before it is in memory, and of time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import falcon
 from falcon.asgi import Request
 
 from ..errors import BodyTooLargeError
 from ..protocol.wire import WireModelT, parse
+from .workers import Workers
 
-# Between two pieces of a body, not for all of it: a slow line may take its time, a silent one may not.
+# Between two pieces of a body: a silent line is given up sooner than a slow one.
 SILENCE_S = 30.0
+# For all of it. Whoever sends it holds a place in the queue meanwhile.
+TOTAL_S = 300.0
 
 
-async def read_json(req: Request, model: type[WireModelT], max_mb: int) -> WireModelT:
+async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers: Workers) -> WireModelT:
     """Returns the body as a ``model``.
 
     Raises:
@@ -22,8 +26,7 @@ async def read_json(req: Request, model: type[WireModelT], max_mb: int) -> WireM
         InvalidRequestError: not what ``model`` takes.
     """
     _check_headers(req)
-    # In a thread: megabytes of pictures take long enough to hold up everyone's streams.
-    return await asyncio.to_thread(parse, await _read(req, max_mb), model)
+    return await workers.run(parse, await _in_time(_read(req, max_mb)), model)
 
 
 def _check_headers(req: Request) -> None:
@@ -57,8 +60,15 @@ async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
     try:
         return await asyncio.wait_for(anext(pieces, None), SILENCE_S)
     except asyncio.TimeoutError:
-        raise falcon.HTTPError(
-            falcon.HTTP_408,
-            description=f"Nothing of the body came for {SILENCE_S:.0f} s.",
-            headers={"Connection": "close"},
-        ) from None
+        raise _timeout(f"Nothing of the body came for {SILENCE_S:.0f} s.") from None
+
+
+async def _in_time(reading: Coroutine[Any, Any, bytes]) -> bytes:
+    try:
+        return await asyncio.wait_for(reading, TOTAL_S)
+    except asyncio.TimeoutError:
+        raise _timeout(f"The body was not complete after {TOTAL_S:.0f} s.") from None
+
+
+def _timeout(description: str) -> falcon.HTTPError:
+    return falcon.HTTPError(falcon.HTTP_408, description=description, headers={"Connection": "close"})

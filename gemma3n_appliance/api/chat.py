@@ -1,22 +1,17 @@
 """``POST /v1/chat/completions``."""
 
-import asyncio
-
 from falcon.asgi import Request, Response
 from structlog.contextvars import get_contextvars
 
 from ..engine.engine import Engine
 from ..prompt.prompts import Prompts
 from ..protocol.chat_request import ChatCompletionRequest
-from ..protocol.refusals import refuse_unsupported
 from ..reply.chat import Reply, chunks, complete
 from ..settings import Settings
 from . import sse
 from .body import read_json
 from .models import ModelNames
-
-# Pictures of many megabytes are decoded at a time; more threads would only take more memory.
-MAX_PROMPTS_AT_ONCE = 2
+from .workers import Workers
 
 
 class ChatResource:
@@ -27,18 +22,16 @@ class ChatResource:
         self._engine = engine
         self._prompts = prompts
         self._names = names
-        self._turnstile = asyncio.Semaphore(MAX_PROMPTS_AT_ONCE)
+        self._workers = Workers()
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answers plainly or as a stream, as the body says."""
-        body = await read_json(req, ChatCompletionRequest, self._settings.max_body_mb)
-        refuse_unsupported(body)
-        self._names.check(body.model)
-        model = await self._engine.wait_ready(self._settings.load_wait)
-        async with self._turnstile:
-            prompt = await asyncio.to_thread(
-                self._prompts.for_chat, body, model, get_contextvars()["request_id"]
-            )
+        with self._engine.place_in_line():
+            body = await read_json(req, ChatCompletionRequest, self._settings.max_body_mb, self._workers)
+            self._names.check(body.model)
+            model = await self._engine.wait_ready(self._settings.load_wait)
+            request_id = get_contextvars()["request_id"]
+            prompt = await self._workers.run(self._prompts.for_chat, body, model, request_id)
         events = self._engine.generate(prompt.request)
         reply = Reply(body.model, prompt.num_image_tokens, prompt.num_audio_tokens)
         if body.stream:

@@ -6,7 +6,7 @@ import falcon
 import structlog
 from falcon.asgi import App, Request, Response
 
-from ..errors import ApplianceError, ShuttingDownError
+from ..errors import ApplianceError, InsufficientMemoryError, ShuttingDownError
 from ..protocol.error import ErrorDetail, ErrorReply
 
 log = structlog.get_logger(__name__)
@@ -34,6 +34,7 @@ def install(app: App[Request, Response]) -> None:
     app.add_error_handler(Exception, _on_unexpected_error)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(ApplianceError, _on_appliance_error)
+    app.add_error_handler(MemoryError, _on_memory_error)
 
 
 async def _on_appliance_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
@@ -45,6 +46,11 @@ async def _on_appliance_error(_req: Request, resp: Response, error: Exception, _
 async def _on_unexpected_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
     log.error("unexpected_error", exc_info=error)
     _answer(resp, UNEXPECTED)
+
+
+async def _on_memory_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    log.error("out_of_memory", exc_info=error)
+    _answer(resp, InsufficientMemoryError("The server has no memory left for this request. Send less."))
 
 
 async def _on_http_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:

@@ -21,11 +21,11 @@ class HealthResource:
 
     async def on_get(self, _req: Request, resp: Response) -> None:
         """Answers 503 only where no request will ever be answered again."""
-        self._answer(resp, is_well=self._engine.state is not EngineState.DEAD)
+        self._answer(resp, is_well=self._engine.state not in (EngineState.DEAD, EngineState.STUCK))
 
     async def on_get_ready(self, _req: Request, resp: Response) -> None:
-        """Answers 503 until a request would be answered at once."""
-        self._answer(resp, is_well=self._engine.state is EngineState.READY)
+        """Answers 503 while a request would have to wait for a load, or would be refused."""
+        self._answer(resp, is_well=self._engine.state is EngineState.READY and self._engine.has_room)
 
     def _answer(self, resp: Response, *, is_well: bool) -> None:
         resp.status = falcon.HTTP_200 if is_well else falcon.HTTP_503

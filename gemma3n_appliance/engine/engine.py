@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from enum import Enum
 
 import structlog
@@ -26,6 +27,13 @@ from .sequence import Sequence
 log = structlog.get_logger(__name__)
 
 LOADING_RETRY_AFTER_S = 10
+# A load that failed is not tried again sooner than this, however many ask: it may read gigabytes each time.
+RELOAD_PAUSE_S = 10.0
+# Longer than a chunk of a prompt takes the largest model on the slowest machine.
+STUCK_S = 300.0
+# What is cut off at the end of a drain gets this long to be told.
+LAST_WORDS_S = 5.0
+JOIN_S = 10.0
 POLL_S = 0.05
 
 Events = asyncio.Queue[Event | Exception]
@@ -39,6 +47,7 @@ class EngineState(str, Enum):
     READY = "ready"
     FAILED = "failed"
     DRAINING = "draining"
+    STUCK = "stuck"
     DEAD = "dead"
 
 
@@ -56,13 +65,16 @@ class Engine:
         self._model: LoadedModel | None = None
         self._loop: Loop | None = None
         self._unfinished: set[Sequence] = set()
-        self._num_waiting_for_load = 0
+        self._num_in_preparation = 0
         self._load_error: ApplianceError | None = None
+        self._load_failed_s = -math.inf
 
     @property
     def state(self) -> EngineState:
         """What the engine is doing."""
-        return EngineState.DEAD if self._loop and self._loop.death else self._state
+        if self._loop and self._loop.death:
+            return EngineState.DEAD
+        return EngineState.STUCK if self.stalled_s > STUCK_S else self._state
 
     @property
     def last_error(self) -> ApplianceError | None:
@@ -95,9 +107,32 @@ class Engine:
         last_progress_s = self._loop.last_progress_s if self._loop else None
         return 0.0 if last_progress_s is None else time.monotonic() - last_progress_s
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request would be taken, if only into the queue."""
+        num_taken = len(self._unfinished) + self._num_in_preparation
+        return num_taken < max(1, self.num_slots) + self._max_queue
+
+    @contextlib.contextmanager
+    def place_in_line(self) -> Iterator[None]:
+        """Holds a place for a request while its body is read and its prompt is made.
+
+        Those take time and memory too: whoever would find the queue full is told before.
+
+        Raises:
+            OverloadedError: there is no room.
+        """
+        self._require_room()
+        self._num_in_preparation += 1
+        try:
+            yield
+        finally:
+            self._num_in_preparation -= 1
+
     def start_loading(self) -> None:
-        """Begins to load the model, unless it is loaded, being loaded, or the engine is closing."""
-        if self._state in (EngineState.IDLE, EngineState.FAILED):
+        """Begins to load the model, unless it is loaded, being loaded or just failed, or it closes."""
+        has_just_failed = time.monotonic() - self._load_failed_s < RELOAD_PAUSE_S
+        if self._state in (EngineState.IDLE, EngineState.FAILED) and not has_just_failed:
             self._state = EngineState.LOADING
             self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
             self._thread.start()
@@ -107,16 +142,17 @@ class Engine:
 
         Raises:
             NotReadyError: it was still loading after ``timeout_s``; loading goes on.
-            OverloadedError: as many wait for the load already as may wait for a slot.
-            ModelLoadError: it could not be loaded; the next call tries again.
+            ModelLoadError: it could not be loaded; a call after RELOAD_PAUSE_S tries again.
             ApplianceError: whatever else ``load`` raised of ours.
             ShuttingDownError: the server takes nothing new.
             EngineError: the engine is dead.
         """
         self.start_loading()
-        await self._wait_for_load(timeout_s)
+        await _until(lambda: self._state is not EngineState.LOADING, timeout_s)
         if self._state is EngineState.FAILED and self._load_error:
-            raise self._load_error
+            error = self._load_error.anew()
+            error.retry_after_s = error.retry_after_s or math.ceil(RELOAD_PAUSE_S)
+            raise error
         return self._running()[0]
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -132,7 +168,7 @@ class Engine:
         """
         model, loop = self._running()
         _require_context(request, model)
-        self._require_room(loop)
+        self._require_room()
         events: Events = asyncio.Queue()
         sequence = self._sequence(request, model, events)
         self._unfinished.add(sequence)
@@ -150,37 +186,29 @@ class Engine:
             loop.cancel(sequence)
 
     async def drain(self, timeout_s: float) -> None:
-        """Takes nothing new and waits until what runs or waits has finished, ``timeout_s`` at most."""
+        """Takes nothing new and lets what runs or waits finish; what is left after ``timeout_s`` fails.
+
+        It fails with ShuttingDownError, as `close` has it.
+        """
         self._refuse_new_requests()
         await _until(lambda: not self._unfinished, timeout_s)
+        if self._loop is not None:
+            self._loop.stop()
+            await _until(lambda: not self._unfinished, LAST_WORDS_S)
 
     def close(self) -> None:
         """Stops the thread after the step it is in; requests that are left fail with ShuttingDownError.
 
-        A load cannot be stopped: its thread ends by itself, or with the process.
+        A load cannot be stopped: its thread ends by itself, or with the process. So does a step that hangs.
         """
         self._refuse_new_requests()
         if self._loop is not None and self._thread is not None:
             self._loop.stop()
-            self._thread.join()
-
-    async def _wait_for_load(self, timeout_s: float) -> None:
-        if self._state is not EngineState.LOADING:
-            return
-        if self._num_waiting_for_load > self._max_queue:
-            raise OverloadedError(
-                f"The model is loading and {self._num_waiting_for_load} requests wait for it. Try later.",
-                retry_after_s=LOADING_RETRY_AFTER_S,
-            )
-        self._num_waiting_for_load += 1
-        try:
-            await _until(lambda: self._state is not EngineState.LOADING, timeout_s)
-        finally:
-            self._num_waiting_for_load -= 1
+            self._thread.join(JOIN_S)
 
     def _running(self) -> tuple[LoadedModel, Loop]:
         if self._loop is not None and self._loop.death is not None:
-            raise self._loop.death
+            raise self._loop.death.anew()
         if self._state is EngineState.DRAINING:
             raise ShuttingDownError("The server is shutting down. Send the request again later.")
         if self._model is None or self._loop is None:
@@ -189,12 +217,19 @@ class Engine:
             )
         return self._model, self._loop
 
-    def _require_room(self, loop: Loop) -> None:
-        if len(self._unfinished) >= self.num_slots + self._max_queue:
+    def _require_room(self) -> None:
+        if self.has_room:
+            return
+        num_waiting = self.num_waiting + self._num_in_preparation
+        if self._loop is None:
             raise OverloadedError(
-                f"The server is busy and {self.num_waiting} requests wait already. Try again later.",
-                retry_after_s=loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
+                f"The model is loading and {num_waiting} requests wait for it. Try again later.",
+                retry_after_s=LOADING_RETRY_AFTER_S,
             )
+        raise OverloadedError(
+            f"The server is busy and {num_waiting} requests wait already. Try again later.",
+            retry_after_s=self._loop.wait_estimate.retry_after_s(num_waiting, self.num_slots),
+        )
 
     def _sequence(self, request: GenerationRequest, model: LoadedModel, events: Events) -> Sequence:
         event_loop = asyncio.get_running_loop()
@@ -230,6 +265,7 @@ class Engine:
             model = self._load()
         except BaseException as error:  # panics of libraries written in Rust are no Exception
             self._load_error = _explained(error)
+            self._load_failed_s = time.monotonic()
             self._end_loading(EngineState.FAILED)
             return
         loop = self._loop = Loop(model, self._prefill_chunk)

@@ -69,15 +69,16 @@ class Loop:
 
     def _submit(self, sequence: Sequence) -> None:
         if self.death is not None:
-            sequence.sink(self.death)
+            sequence.sink(self.death.anew())
         else:
             self._scheduler.submit(sequence)
 
     def _stop(self) -> None:
         self._is_stopping = True
-        error = ShuttingDownError("The server is shutting down. Send the request again later.")
         for sequence in self._scheduler.sequences():
-            self._fail(sequence, error)
+            self._fail(
+                sequence, ShuttingDownError("The server is shutting down. Send the request again later.")
+            )
 
     def _step(self) -> None:
         while (admitted := self._scheduler.admit()) is not None:
@@ -85,7 +86,7 @@ class Loop:
         if (next_prefill := self._scheduler.next_prefill()) is not None:
             self._prefill(*next_prefill)
         if self._scheduler.decoding:
-            self._decode()
+            self._decode(list(self._scheduler.decoding.items()))
 
     def _begin(self, slot: int, sequence: Sequence) -> None:
         sequence.admitted_s = time.monotonic()
@@ -104,17 +105,28 @@ class Loop:
             self._scheduler.prefilled(slot)
             self._accept(sequence, token_id)
 
-    def _decode(self) -> None:
-        running = dict(self._scheduler.decoding)
+    def _decode(self, batch: list[tuple[int, Sequence]]) -> None:
         try:
-            token_ids = self._runner.decode(list(running))
-            accepted = list(zip(running.values(), token_ids, strict=True))
-        except Exception as error:  # the step is everybody's in it
-            for sequence in running.values():
-                self._fail(sequence, error)
+            token_ids = self._runner.decode([slot for slot, _ in batch])
+        except Exception as error:
+            self._decode_apart(batch, error)
             return
-        for sequence, token_id in accepted:
+        if len(token_ids) != len(batch):  # nobody knows whose are missing
+            for _, sequence in batch:
+                self._fail(sequence, EngineError("The engine lost count of its requests. Send it again."))
+            return
+        for (_, sequence), token_id in zip(batch, token_ids, strict=True):
             self._accept(sequence, token_id)
+
+    def _decode_apart(self, batch: list[tuple[int, Sequence]], error: Exception) -> None:
+        """Tries the halves of a batch that failed, down to the one request whose fault it is."""
+        if len(batch) == 1:
+            self._fail(batch[0][1], error)
+            return
+        log.warning("decode_retried_apart", num_slots=len(batch), error=repr(error))
+        middle = len(batch) // 2
+        self._decode(batch[:middle])
+        self._decode(batch[middle:])
 
     # A sequence is told of its end before its slot is released: should that fail, nobody is left waiting.
 
@@ -142,8 +154,8 @@ class Loop:
 
     def _die(self, error: BaseException) -> None:
         """Gives up: nobody knows what state the runner is in."""
-        log.critical("engine_died", exc_info=error)
         self.death = EngineError("The engine has failed and must be restarted. See the server's log.")
         for sequence in self._scheduler.sequences():
             self._scheduler.remove(sequence)
-            sequence.sink(self.death)
+            sequence.sink(self.death.anew())
+        log.critical("engine_died", exc_info=error)

@@ -34,7 +34,10 @@ class Runner(Protocol):
         ...
 
     def decode(self, slots: Sequence[int]) -> list[int]:
-        """Feeds every slot its last token and returns the next of each, in order, in one batch."""
+        """Feeds every slot its last token and returns the next of each, in order, in one batch.
+
+        An exception leaves every slot as it was: the step can be tried again with fewer.
+        """
         ...
 
     def release(self, slot: int) -> None:

@@ -71,7 +71,10 @@ class Decoder:
         return Embeddings(hidden, self._text.get_per_layer_inputs(in_table))
 
     def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
-        """Runs all layers, fills the cache, returns the last position's state ``[batch, hidden_size]``."""
+        """Runs all layers and returns the last position's state ``[batch, hidden_size]``.
+
+        The new positions count once the caller commits ``step``.
+        """
         output = self._text(
             inputs_embeds=embeddings.hidden,
             per_layer_inputs=embeddings.per_layer,
@@ -79,7 +82,6 @@ class Decoder:
             position_ids=step.positions,
             past_key_values=step,
         )
-        step.commit()
         return output.last_hidden_state[:, -1]
 
     def logits(self, last_state: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ from ..errors import InsufficientMemoryError
 
 # Tegra's allocator fails beneath torch's own: what arrives is a plain RuntimeError about NVML or NvMap
 # (torch asks NVML for figures that a Jetson does not have). On the CPU it names its allocator.
-_SIGNS = ("NVML", "NvMap", "DefaultCPUAllocator", "CUDA error: out of memory")
+_SIGNS = (
+    "NVML",
+    "NvMap",
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 _SMALLER_REQUEST = (
     "Try again later, with a shorter prompt or a smaller max_tokens. If it happens often, lower NUM_SLOTS or "
@@ -26,7 +33,7 @@ def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not _is_exhaustion(error):
             raise
         # The traceback would keep every tensor of the failed computation alive for as long as the error is.
@@ -37,5 +44,7 @@ def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[
         ) from error
 
 
-def _is_exhaustion(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
+def _is_exhaustion(error: RuntimeError | MemoryError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in _SIGNS
+    )

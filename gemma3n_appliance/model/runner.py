@@ -80,12 +80,13 @@ class ReferenceRunner:
         token_ids = work.request.token_ids[start : start + max_tokens]
         with named_when_exhausted("this prompt"):
             embeddings = self._embed_prompt(work, token_ids, start)
-            last_state = self._decoder.forward(embeddings, self._cache.step([slot], len(token_ids)))
+            step = self._cache.step([slot], len(token_ids))
+            last_state = self._decoder.forward(embeddings, step)
+            step.commit()
             if self._cache.lengths[slot] < len(work.request.token_ids):
                 return None
             logits = self._decoder.logits(last_state)
-        if not logits.isfinite().all():
-            raise EngineError("The model computed NaN for this prompt. Check its images and audio.")
+        _require_finite(logits)
         return self._choose([slot], logits)[0]
 
     @torch.inference_mode()
@@ -93,13 +94,17 @@ class ReferenceRunner:
         """See `Runner`.
 
         Raises:
-            InsufficientMemoryError: the step does not fit; it can be tried with fewer slots.
+            InsufficientMemoryError: the step does not fit.
+            EngineError: the model computed no numbers for one of the slots.
         """
         with named_when_exhausted("so many requests at once"):
             embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
-            last_states = self._decoder.forward(embeddings, self._cache.step(slots, 1))
-            logits = self._decoder.logits(last_states)
-        return self._choose(slots, logits)
+            step = self._cache.step(slots, 1)
+            logits = self._decoder.logits(self._decoder.forward(embeddings, step))
+        _require_finite(logits)
+        chosen = self._choose(slots, logits)
+        step.commit()
+        return chosen
 
     @torch.inference_mode()
     def release(self, slot: int) -> None:
@@ -131,3 +136,8 @@ class ReferenceRunner:
         for slot, token_id in zip(slots, chosen, strict=True):
             self._work[slot].last_token = token_id
         return chosen
+
+
+def _require_finite(logits: Tensor) -> None:
+    if not logits.isfinite().all():
+        raise EngineError("The model computed NaN for this request. Check its images and audio.")

@@ -8,11 +8,10 @@ import httpx2
 import pytest
 import uvicorn
 
-from gemma3n_appliance.api.app import create
-from gemma3n_appliance.bootstrap import EngineLifespan
+from gemma3n_appliance.bootstrap import Appliance
 from gemma3n_appliance.engine.engine import Engine
 from gemma3n_appliance.engine.runner import LoadedModel
-from gemma3n_appliance.host.worker import ApplianceProtocol
+from gemma3n_appliance.host.worker import ApplianceProtocol, ApplianceServer
 from gemma3n_appliance.prompt.prompts import Prompts
 from gemma3n_appliance.settings import Settings
 from tests.fakes import checkpoint
@@ -25,20 +24,24 @@ class Served:
 
     def __init__(self, settings: Settings, load: Callable[[], LoadedModel]) -> None:
         self.engine = Engine(load, max_queue=settings.max_queue, prefill_chunk=settings.prefill_chunk)
-        app = create(settings, self.engine, Prompts(settings), EngineLifespan(settings, self.engine))
+        app = Appliance(settings, self.engine, Prompts(settings))
         config = uvicorn.Config(
             app, http=ApplianceProtocol, ws="none", lifespan="on", log_config=None, access_log=False
         )
-        self._server = uvicorn.Server(config)
+        self._server = ApplianceServer(config)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
         self._thread.start()
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
+    def terminate(self) -> None:
+        """What a SIGTERM does."""
+        self._server.should_exit = True
+
     def stop(self) -> None:
         self.http.close()
-        self._server.should_exit = True
+        self.terminate()
         self._thread.join(20)
         self._socket.close()
 

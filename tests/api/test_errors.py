@@ -251,3 +251,41 @@ def test_a_server_that_shuts_down_takes_nothing_new(served: Served):
     refused = served.chat()
     assert error_of(refused, 503)["code"] == "shutting_down"
     assert refused.headers["connection"] == "close"
+
+
+def test_a_full_queue_refuses_before_it_has_read_the_body(serve: Serve, speaker: Speaker):
+    speaker.may_decode.clear()
+    served = serve(max_queue=0)
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(served.chat) for _ in range(2)]
+        wait_until(lambda: served.engine.num_running == 2)
+        with served.connect() as late:
+            late.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n{" % CHAT.encode())
+            answer = b"".join(iter(lambda: late.recv(10_000), b""))
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"server_overloaded" in answer
+        assert b"retry-after: " in answer.lower()
+        speaker.may_decode.set()
+        assert [each.result().status_code for each in running] == [200, 200]
+
+
+def test_memory_that_runs_out_in_the_server_itself_is_a_503(served: Served, monkeypatch):
+    def run_out(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(served.engine, "generate", run_out)
+    assert error_of(served.chat(), 503)["code"] == "insufficient_memory"
+
+
+class Panic(BaseException):
+    """As libraries written in Rust throw; no handler of Falcon's catches it."""
+
+
+def test_what_no_handler_catches_is_an_error_object_all_the_same(served: Served, monkeypatch):
+    def panic(*_):
+        raise Panic("secret detail")
+
+    monkeypatch.setattr(served.engine, "generate", panic)
+    assert "secret" not in error_of(served.chat(), 500)["message"]
+    monkeypatch.undo()
+    assert served.chat().status_code == 200

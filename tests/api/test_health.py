@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma3n_appliance.engine import engine
 from gemma3n_appliance.errors import ModelLoadError
 from tests.waiting import wait_until
 
@@ -84,3 +85,31 @@ def test_a_dead_engine_answers_503(serve: Serve, speaker: Speaker, monkeypatch: 
     wait_until(lambda: served.http.get("/health").status_code == 503)
     assert served.http.get("/health").json()["status"] == "dead"
     assert served.chat().json()["error"]["code"] == "engine_error"
+
+
+def test_a_stuck_engine_answers_503(serve: Serve, speaker: Speaker, monkeypatch: pytest.MonkeyPatch):
+    served = serve()
+    monkeypatch.setattr(engine, "STUCK_S", 0.05)
+    speaker.may_decode.clear()
+    caller = threading.Thread(target=served.chat)
+    caller.start()
+    wait_until(lambda: served.http.get("/health").status_code == 503)
+    assert served.http.get("/health").json()["status"] == "stuck"
+    speaker.may_decode.set()
+    caller.join()
+    assert served.http.get("/health").status_code == 200
+
+
+def test_a_server_that_would_refuse_is_not_ready_and_not_ill(serve: Serve, speaker: Speaker):
+    served = serve(max_queue=0)
+    speaker.may_decode.clear()
+    callers = [threading.Thread(target=served.chat) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    wait_until(lambda: served.engine.num_running == 2)
+    assert served.http.get("/health/ready").status_code == 503
+    assert served.http.get("/health").status_code == 200
+    speaker.may_decode.set()
+    for caller in callers:
+        caller.join()
+    assert served.http.get("/health/ready").status_code == 200

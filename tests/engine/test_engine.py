@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from gemma3n_appliance.engine import engine as engine_module
+from gemma3n_appliance.engine.engine import EngineState
 from gemma3n_appliance.errors import ContextLengthError, OverloadedError
 from tests.fakes.runner import FakeRunner, request
 
@@ -193,7 +195,7 @@ def test_prompt_and_answer_must_fit_the_context(max_tokens, fits):
     asyncio.run(scene())
 
 
-def test_an_idle_engine_is_not_stalled_and_a_held_one_is():
+def test_an_idle_engine_is_not_stalled_and_a_held_one_is_until_it_counts_as_stuck(monkeypatch):
     async def scene():
         runner = FakeRunner()
         async with started(runner) as engine:
@@ -203,6 +205,9 @@ def test_an_idle_engine_is_not_stalled_and_a_held_one_is():
             await asyncio.to_thread(runner.gates["decode"].wait_for_arrival)
             await client.hang_up()  # nobody waits for it any more, and still it is stuck
             assert engine.stalled_s > 0
+            assert engine.state is EngineState.READY
+            monkeypatch.setattr(engine_module, "STUCK_S", 0.0)
+            assert engine.state is EngineState.STUCK
             runner.open_gates()
             await until(lambda: engine.stalled_s == 0)
 

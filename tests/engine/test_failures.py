@@ -1,6 +1,8 @@
 """What breaks, and whom it hurts."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from structlog.testing import capture_logs
@@ -33,21 +35,58 @@ def test_a_request_that_fails_hurts_nobody_else(name):
     assert not asyncio.run(scene()).busy_slots
 
 
-def test_a_failed_decode_fails_its_batch_and_the_engine_goes_on():
+@pytest.mark.parametrize("error", [DEVICE_LOST, InsufficientMemoryError("Send less.")])
+def test_of_a_batch_that_fails_only_the_one_whose_fault_it_is_fails(error):
     async def scene():
-        runner = FakeRunner(num_slots=2)
+        runner = FakeRunner(num_slots=3)
         async with started(runner) as engine:
             runner.gates["begin"].close()
-            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b", b"waiting")]
-            runner.raise_in("decode", DEVICE_LOST, prompt=b"b")
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b", b"c", b"waiting")]
+            runner.raise_in("decode", error, prompt=b"b", times=3)
             runner.open_gates()
-            assert isinstance(await clients[0].error(), EngineError)
-            assert isinstance(await clients[1].error(), EngineError)
-            assert await clients[2].text() == "Hello."
+            assert isinstance(await clients[1].error(), EngineError | InsufficientMemoryError)
+            assert [await clients[i].text() for i in (0, 2, 3)] == ["Hello."] * 3
             assert engine.state is EngineState.READY
         return runner
 
     assert not asyncio.run(scene()).busy_slots
+
+
+def test_a_batch_that_is_only_too_large_goes_on_in_halves():
+    async def scene():
+        runner = FakeRunner(num_slots=2)
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b")]
+            runner.raise_in("decode", InsufficientMemoryError("Send less."), prompt=b"b")
+            runner.open_gates()
+            assert [await client.text() for client in clients] == ["Hello."] * 2
+
+    asyncio.run(scene())
+
+
+class Picture:
+    """A part of a request that can be seen to be freed."""
+
+
+def test_a_dead_engine_keeps_nothing_of_those_it_turns_away():
+    async def turned_away(engine):
+        picture = Picture()
+        with pytest.raises(EngineError):
+            await anext(engine.generate(request(b"Hi", media=(picture,))))
+        return weakref.ref(picture)
+
+    async def scene():
+        runner = FakeRunner()
+        async with started(runner) as engine:
+            runner.raise_in("release", DEVICE_LOST)
+            await Client(engine, b"a").text()
+            await until(lambda: engine.state is EngineState.DEAD)
+            kept = [await turned_away(engine) for _ in range(3)]
+            gc.collect()
+            assert [reference() for reference in kept] == [None] * 3
+
+    asyncio.run(scene())
 
 
 def test_a_step_that_forgets_a_slot_fails_its_batch_and_the_engine_goes_on():

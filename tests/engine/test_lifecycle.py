@@ -8,6 +8,7 @@ import weakref
 import pytest
 from structlog.testing import capture_logs
 
+from gemma3n_appliance.engine import engine as engine_module
 from gemma3n_appliance.engine.engine import Engine, EngineState
 from gemma3n_appliance.engine.runner import LoadedModel
 from gemma3n_appliance.errors import (
@@ -87,16 +88,22 @@ class Panic(BaseException):
 
 
 def test_no_more_wait_for_a_load_than_may_wait_for_a_slot():
+    async def prepare(engine):
+        with engine.place_in_line():
+            return await engine.wait_ready(TIMEOUT_S)
+
     async def scene():
         loader = Loader(FakeRunner())
         engine = engine_of(loader)
-        waiting = [asyncio.create_task(engine.wait_ready(TIMEOUT_S)) for _ in range(9)]
+        waiting = [asyncio.create_task(prepare(engine)) for _ in range(9)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError) as refused:
-            await engine.wait_ready(TIMEOUT_S)
+        assert not engine.has_room
+        with pytest.raises(OverloadedError, match="9 requests wait") as refused:
+            await prepare(engine)
         assert refused.value.retry_after_s > 0
         loader.may_load.set()
         assert await asyncio.gather(*waiting) == [engine.model_if_ready] * 9
+        assert engine.has_room
         engine.close()
 
     asyncio.run(scene())
@@ -111,7 +118,7 @@ def test_no_more_wait_for_a_load_than_may_wait_for_a_slot():
         (InsufficientMemoryError("Too small."), InsufficientMemoryError),
     ],
 )
-def test_a_failed_load_is_explained_and_the_next_request_tries_again(error, told):
+def test_a_failed_load_is_explained_and_a_later_request_tries_again(error, told, monkeypatch):
     async def scene():
         loader = Loader(error, FakeRunner())
         loader.may_load.set()
@@ -120,7 +127,12 @@ def test_a_failed_load_is_explained_and_the_next_request_tries_again(error, told
             await engine.wait_ready(TIMEOUT_S)
         assert type(caught.value) is told
         assert "secret" not in caught.value.message
-        assert (engine.state, engine.last_error) == (EngineState.FAILED, caught.value)
+        assert caught.value.retry_after_s == 10
+        assert (engine.state, engine.last_error.message) == (EngineState.FAILED, caught.value.message)
+        with pytest.raises(told):  # too soon: it is told again, and nothing is loaded
+            await engine.wait_ready(TIMEOUT_S)
+        assert len(loader.outcomes) == 1
+        monkeypatch.setattr(engine_module, "RELOAD_PAUSE_S", 0.0)
         assert await engine.wait_ready(TIMEOUT_S)
         assert (engine.state, engine.last_error) == (EngineState.READY, None)
         assert await Client(engine, b"Hi").text() == "Hello."
@@ -186,6 +198,19 @@ def test_draining_finishes_what_runs_and_waits_and_takes_nothing_new():
     asyncio.run(scene())
 
 
+def test_what_a_drain_has_no_time_for_is_told_so():
+    async def scene():
+        runner = FakeRunner(num_slots=1, max_context=10**9)
+        async with started(runner) as engine:
+            endless = {"max_tokens": 10**8, "ignore_eos": True}
+            clients = [await Client.asking(engine, prompt, **endless) for prompt in (b"running", b"waiting")]
+            await until(lambda: ("decode", 0) in runner.calls)
+            await engine.drain(0.01)
+            assert [type(await client.error()) for client in clients] == [ShuttingDownError] * 2
+
+    asyncio.run(scene())
+
+
 def test_closing_fails_what_is_left_and_ends_the_thread():
     async def scene():
         runner = FakeRunner(num_slots=1, max_context=10**9)
@@ -196,7 +221,6 @@ def test_closing_fails_what_is_left_and_ends_the_thread():
         endless = {"max_tokens": 10**8, "ignore_eos": True}
         clients = [await Client.asking(engine, prompt, **endless) for prompt in (b"running", b"waiting")]
         await until(lambda: ("decode", 0) in runner.calls)
-        await engine.drain(0)
         engine.close()
         assert [type(await client.error()) for client in clients] == [ShuttingDownError] * 2
         assert not loader.threads[0].is_alive()

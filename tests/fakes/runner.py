@@ -79,9 +79,11 @@ class FakeRunner:
     def loaded(self) -> LoadedModel:
         return LoadedModel(self, PIECES, frozenset({EOS}), "fake")
 
-    def raise_in(self, name: str, error: BaseException, prompt: bytes | None = None) -> None:
-        """Has the next call of that name, or the next that concerns that prompt, fail."""
-        self._faults.append((name, prompt, error))
+    def raise_in(
+        self, name: str, error: BaseException, prompt: bytes | None = None, *, times: int = 1
+    ) -> None:
+        """Has the next calls of that name, or the next that concern that prompt, fail."""
+        self._faults += [(name, prompt, error)] * times
 
     def open_gates(self) -> None:
         for gate in self.gates.values():

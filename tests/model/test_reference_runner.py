@@ -160,6 +160,26 @@ def test_numbers_that_are_none_end_one_request_and_leave_no_trace(
     assert_close(probe.logits[1], reference(text_model, other)[-1])
 
 
+def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
+    probe, text_model, prompt, assert_close, monkeypatch
+):
+    texts = [prompt(25, 20), prompt(26, 9)]
+    for slot, token_ids in enumerate(texts):
+        token_ids.append(probe.start(slot, token_ids))
+    embed = text_model.model.embed_tokens.forward
+
+    def broken_in_the_second_row(ids):
+        return embed(ids) * torch.tensor([1.0, float("nan")])[:, None, None]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text_model.model.embed_tokens, "forward", broken_in_the_second_row)
+        with pytest.raises(EngineError, match="NaN"):
+            probe.runner.decode([0, 1])
+    for slot, token_ids in enumerate(texts):
+        probe.runner.decode([slot])
+        assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
 def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
     probe, text_model, prompt, assert_close, monkeypatch
 ):

@@ -1,0 +1,61 @@
+"""What those see who are there when the server is told to stop."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gemma3n_appliance.host import worker
+from tests.waiting import wait_until
+
+from .conftest import Served
+from .speaker import Speaker
+from .test_errors import error_of
+
+
+@pytest.fixture
+def held(served: Served, speaker: Speaker) -> Served:
+    """A server whose answers do not go on."""
+    speaker.may_decode.clear()
+    return served
+
+
+def is_draining(served: Served) -> bool:
+    return served.engine.state.value == "draining"
+
+
+def test_what_runs_is_finished(held: Served, speaker: Speaker):
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(held.chat)
+        wait_until(lambda: held.engine.num_running == 1)
+        held.terminate()
+        wait_until(lambda: is_draining(held))
+        speaker.may_decode.set()
+        assert answer.result().json()["choices"][0]["message"]["content"] == "Hello there."
+
+
+def test_what_takes_too_long_is_told_so_plainly(held: Served, speaker: Speaker, monkeypatch):
+    monkeypatch.setattr(worker, "DRAIN_S", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(held.chat)
+        wait_until(lambda: held.engine.num_running == 1)
+        held.terminate()
+        wait_until(lambda: is_draining(held))
+        threading.Timer(0.5, speaker.may_decode.set).start()
+        speaker.answer_endlessly = True
+        assert error_of(answer.result(), 503)["code"] == "shutting_down"
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error_frame(held: Served, speaker: Speaker, monkeypatch):
+    monkeypatch.setattr(worker, "DRAIN_S", 0.1)
+    body = {"model": "gemma3n", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with held.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+        next(lines)
+        held.terminate()
+        wait_until(lambda: is_draining(held))
+        speaker.answer_endlessly = True
+        threading.Timer(0.5, speaker.may_decode.set).start()
+        *_, last = lines
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
