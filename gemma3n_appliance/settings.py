@@ -5,12 +5,13 @@ A file ``.env`` in the working directory counts as environment that real variabl
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# The base checkpoint has no chat template, so the short name means the instruction-tuned one.
+# The base checkpoint has no chat template, so the short name means the instruction-tuned one. The hub writes
+# E4B: in its own spelling, the name means the base checkpoint.
 MODEL_ALIASES = {
     "google/gemma-3n-e4b": "google/gemma-3n-E4B-it",
     "google/gemma-3n-e2b": "google/gemma-3n-E2B-it",
@@ -27,7 +28,12 @@ class Settings(BaseSettings):
     """The environment as the appliance understands it."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_file=".env", env_ignore_empty=True, protected_namespaces=()
+        frozen=True,
+        extra="ignore",
+        env_file=".env",
+        env_file_encoding="utf-8-sig",  # Windows' editors begin a file with a byte order mark
+        env_ignore_empty=True,
+        protected_namespaces=(),
     )
 
     model_name: str = Field("google/gemma-3n-e4b", min_length=1)
@@ -53,10 +59,37 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(40_000_000, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        # An environment file with Windows' line ends leaves a carriage return behind every value.
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("hf_token")
+    @classmethod
+    def _fit_for_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        # What the HTTP library says about a header that it cannot send quotes the header.
+        if token and not all("!" <= character <= "~" for character in token.get_secret_value()):
+            raise ValueError("holds a space or a character outside ASCII, as no token does: copy it again")
+        return token
+
+    @field_validator("models_dir")
+    @classmethod
+    def _in_home(cls, directory: Path) -> Path:
+        try:
+            return directory.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{error} Write the whole path") from None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_lower_case(cls, level: object) -> object:
+        return level.lower() if isinstance(level, str) else level
+
     @property
     def repo_id(self) -> str:
         """The hub repository (or local directory) that MODEL_NAME means."""
-        return MODEL_ALIASES.get(self.model_name.lower(), self.model_name)
+        return MODEL_ALIASES.get(self.model_name, self.model_name)
 
     @property
     def model_dir(self) -> Path:
@@ -70,15 +103,33 @@ class Settings(BaseSettings):
         """Whether MODEL_NAME is a directory rather than a hub repository."""
         return self.model_name.startswith(("/", "./", "../", "~"))
 
+    @property
+    def bind(self) -> str:
+        """Host and port as one address; IPv6 in brackets."""
+        is_bare_ipv6 = ":" in self.gemma3n_host and not self.gemma3n_host.startswith("[")
+        host = f"[{self.gemma3n_host}]" if is_bare_ipv6 else self.gemma3n_host
+        return f"{host}:{self.gemma3n_port}"
+
 
 def load() -> Settings:
     """Reads the environment.
 
     Raises:
-        SettingsError: a variable has a value it cannot take.
+        SettingsError: a variable has a value it cannot take, or ``.env`` cannot be read.
     """
     try:
         return Settings()
     except ValidationError as error:
-        problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors())
-        raise SettingsError("; ".join(problems) + " (see .env.example)") from None
+        problems = "; ".join(_problem(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors())
+        raise SettingsError(f"{problems} (see .env.example)") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{Path('.env').absolute()} is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read {Path('.env').absolute()} ({error.strerror}): let this user read it, or remove it"
+        ) from None
+
+
+def _problem(name: str, value: object, message: str) -> str:
+    is_secret = SecretStr in get_args(Settings.model_fields[name].annotation)
+    return f"{name.upper()}: {message}" if is_secret else f"{name.upper()}={value!r}: {message}"

@@ -40,6 +40,8 @@ def test_the_example_states_the_defaults(monkeypatch):
         ("DTYPE", "float16"),
         ("ENGINE", "warp"),
         ("NUM_SLOTS", "0"),
+        ("LOG_LEVEL", "loud"),
+        ("MODELS_DIR", "~nobody-of-that-name/models"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(monkeypatch, name, value):
@@ -58,6 +60,66 @@ def test_a_refused_token_is_not_repeated(monkeypatch):
     assert "hf_secret" not in repr(load())
 
 
+@pytest.mark.parametrize("token", ["hf_secret\n", " hf_secret\r\n", "hf_secret"])
+def test_a_token_is_taken_without_the_space_around_it(monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert load().hf_token.get_secret_value() == "hf_secret"
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_se cret", "hf_se\ncret", "hf_se\x01cret", "hf_sécret", "hf_se\u2028cret"]
+)
+def test_what_cannot_be_a_token_is_refused_and_not_repeated(monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(SettingsError, match=r"^HF_TOKEN: .* copy it again") as refusal:
+        load()
+    assert "cret" not in str(refusal.value)
+
+
+def test_an_env_file_with_windows_line_ends_is_understood(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfGEMMA3N_PORT=8100\r\nHF_TOKEN=\r\nLOG_LEVEL=WARNING\r\n")
+    monkeypatch.setenv("DEVICE", "cpu\r")
+    settings = load()
+    assert (settings.gemma3n_port, settings.log_level, settings.device) == (8100, "warning", "cpu")
+    assert not settings.hf_token
+
+
+def test_an_env_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / ".env").write_bytes("# Schlüssel\nHF_TOKEN=hf_secret".encode("latin-1"))
+    with pytest.raises(SettingsError, match=rf"{tmp_path}/\.env is not UTF-8 text: save it as UTF-8"):
+        load()
+
+
+def test_an_env_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / ".env").touch()
+    monkeypatch.setattr("builtins.open", denied)  # root may read everything
+    with pytest.raises(SettingsError, match=rf"cannot read {tmp_path}/\.env \(Permission denied\)"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"),
+    [
+        ("0.0.0.0", "0.0.0.0:8000"),
+        ("::", "[::]:8000"),
+        ("[::1]", "[::1]:8000"),
+        ("board.local", "board.local:8000"),
+    ],
+)
+def test_the_address_to_listen_on_is_written_as_gunicorn_reads_it(monkeypatch, host, bind):
+    monkeypatch.setenv("GEMMA3N_HOST", host)
+    assert load().bind == bind
+
+
+def test_the_models_may_be_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODELS_DIR", "~/models")
+    assert load().models_dir == tmp_path / "models"
+
+
 def test_the_environment_goes_before_the_env_file(monkeypatch, tmp_path):
     (tmp_path / ".env").write_text("GEMMA3N_PORT=8100\nMAX_LENGTH=100\n")
     monkeypatch.setenv("GEMMA3N_PORT", "8200")
@@ -69,7 +131,8 @@ def test_the_environment_goes_before_the_env_file(monkeypatch, tmp_path):
     ("name", "repo_id", "directory"),
     [
         ("google/gemma-3n-e4b", "google/gemma-3n-E4B-it", "/models/google--gemma-3n-E4B-it"),
-        ("google/gemma-3n-E2B", "google/gemma-3n-E2B-it", "/models/google--gemma-3n-E2B-it"),
+        ("google/gemma-3n-e2b", "google/gemma-3n-E2B-it", "/models/google--gemma-3n-E2B-it"),
+        ("google/gemma-3n-E4B", "google/gemma-3n-E4B", "/models/google--gemma-3n-E4B"),
         ("someone/tuned", "someone/tuned", "/models/someone--tuned"),
         ("/srv/model", "/srv/model", "/srv/model"),
         ("./model", "./model", "model"),

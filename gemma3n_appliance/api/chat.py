@@ -1,12 +1,16 @@
 """``POST /v1/chat/completions``."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from falcon.asgi import Request, Response
 from structlog.contextvars import get_contextvars
 
 from ..engine.engine import Engine
 from ..prompt.prompts import Prompts
+from ..protocol.chat_reply import ChatCompletionChunk
 from ..protocol.chat_request import ChatCompletionRequest
-from ..reply.chat import Reply, chunks, complete
+from ..reply.chat import Events, Reply, chunks, complete
 from ..settings import Settings
 from . import sse
 from .body import read_json
@@ -28,13 +32,24 @@ class ChatResource:
         """Answers plainly or as a stream, as the body says."""
         with self._engine.place_in_line():
             body = await read_json(req, ChatCompletionRequest, self._settings.max_body_mb, self._workers)
-            self._names.check(body.model)
+        self._names.check(body.model)
+        if body.stream:
+            await sse.stream(resp, self._chunks(body))
+        else:
+            resp.data = (await complete(*await self._begin(body))).to_json()
+
+    async def _begin(self, body: ChatCompletionRequest) -> tuple[Events, Reply]:
+        """Waits for the model, makes the prompt and returns the events to come."""
+        with self._engine.place_in_line():
             model = await self._engine.wait_ready(self._settings.load_wait)
             request_id = get_contextvars()["request_id"]
             prompt = await self._workers.run(self._prompts.for_chat, body, model, request_id)
-        events = self._engine.generate(prompt.request)
         reply = Reply(body.model, prompt.num_image_tokens, prompt.num_audio_tokens)
-        if body.stream:
-            await sse.stream(resp, chunks(events, reply, include_usage=body.includes_usage))
-        else:
-            resp.data = (await complete(events, reply)).to_json()
+        return self._engine.generate(prompt.request), reply
+
+    async def _chunks(self, body: ChatCompletionRequest) -> AsyncGenerator[ChatCompletionChunk, None]:
+        """Begins inside the stream, which tells the client that it is alive while a model loads."""
+        events, reply = await self._begin(body)
+        async with aclosing(chunks(events, reply, include_usage=body.includes_usage)) as said:
+            async for chunk in said:
+                yield chunk

@@ -21,16 +21,23 @@ from .hub import Repository, size_of
 from .manifest import FileRecord, Manifest
 from .progress import MB, Progress, ProgressLines
 
+log = structlog.get_logger(__name__)
+
 DISK_MARGIN_BYTES = 500 * MB
 PARTIAL = ".partial"
 
 
 def is_on_disk(settings: Settings) -> bool:
-    """Whether the model can be loaded without a download; looks at names and sizes only."""
-    if settings.is_local:
-        return (settings.model_dir / "config.json").is_file()
-    manifest = _manifest_on_disk(settings)
-    return manifest is not None and not manifest.lacking(settings.model_dir)
+    """Whether the model can be loaded without a download; looks at names and sizes only.
+
+    No, where its directory cannot be read: the log says so, and ``ensure_model`` raises it.
+    """
+    try:
+        with _disk_errors_explained(settings):
+            return _is_complete(settings)
+    except DownloadError as error:
+        log.warning("model_unreadable", reason=error.message)
+        return False
 
 
 def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:
@@ -42,14 +49,14 @@ def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:
         DownloadError: the files cannot be had; the message says what to do about it.
     """
     directory = settings.model_dir
-    if is_on_disk(settings):
-        return directory
-    if settings.is_local:
-        raise DownloadError(
-            f"{directory} has no config.json: set MODEL_NAME to a model's directory or hub name"
-        )
-    progress = progress or ProgressLines(structlog.get_logger().info)
-    with _disk_errors_explained(directory):
+    progress = progress or ProgressLines(log.info)
+    with _disk_errors_explained(settings):
+        if _is_complete(settings):
+            return directory
+        if settings.is_local:
+            raise DownloadError(
+                f"{directory} has no config.json: set MODEL_NAME to a model's directory or hub name"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory, progress):
             _download(settings, progress)
@@ -60,8 +67,13 @@ def check_model(settings: Settings, progress: Progress) -> Iterator[str]:
     """Compares every file with the manifest, without the network, and yields what is wrong, file by file.
 
     Raises:
-        DownloadError: there is no manifest to compare with.
+        DownloadError: there is no manifest to compare with, or the disk cannot be read.
     """
+    with _disk_errors_explained(settings):
+        yield from _faults(settings, progress)
+
+
+def _faults(settings: Settings, progress: Progress) -> Iterator[str]:
     directory = settings.model_dir
     manifest = Manifest.read(directory)
     if manifest is None:
@@ -78,6 +90,13 @@ def check_model(settings: Settings, progress: Progress) -> Iterator[str]:
         for name, record in manifest.files.items():
             if fault := record.fault(directory / name, progress.advance):
                 yield fault
+
+
+def _is_complete(settings: Settings) -> bool:
+    if settings.is_local:
+        return (settings.model_dir / "config.json").is_file()
+    manifest = _manifest_on_disk(settings)
+    return manifest is not None and not manifest.lacking(settings.model_dir)
 
 
 def _manifest_on_disk(settings: Settings) -> Manifest | None:
@@ -171,12 +190,17 @@ def _locked(directory: Path, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors_explained(directory: Path) -> Iterator[None]:
+def _disk_errors_explained(settings: Settings) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        variable = "MODEL_NAME" if settings.is_local else "MODELS_DIR"
         if error.errno == errno.ENOSPC:
             advice = "free some space and run again; what was fetched so far is kept"
+        elif error.errno == errno.EIO:
+            advice = f"the disk may be failing, see `dmesg`; set {variable} to a directory on another one"
         else:
-            advice = "give this user write access to it, or set MODELS_DIR to a directory that has it"
-        raise DownloadError(f"cannot write to {directory} ({error.strerror or error}): {advice}") from error
+            advice = f"let this user read and write it, or set {variable} to a directory where it may"
+        raise DownloadError(
+            f"cannot use {settings.model_dir} ({error.strerror or error}): {advice}"
+        ) from error

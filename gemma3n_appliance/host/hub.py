@@ -6,6 +6,7 @@ continue a file either, and keeps a cache of its own under the home directory. T
 plain HTTP with ranges too.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but exported lazily
     build_hf_headers,
     hf_raise_for_status,
@@ -37,9 +38,16 @@ from .progress import Progress
 
 # What the loader reads. Weights in other formats, pictures and folders (onnx/, original/) stay on the hub.
 NEEDED = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
-CHUNK_BYTES = 1 << 20
-MAX_FRUITLESS_TRIES = 3
-RETRY_PAUSE_S = 1.0
+# Four minutes in all: a router takes two to start.
+RETRY_PAUSES_S = (1, 2, 4, 8, 16, 32, 60, 60, 60)
+# What a network does to a connection. These say nothing of what was sent; a LocalProtocolError quotes the
+# header with the token.
+LOST_CONNECTION = (
+    httpx2.NetworkError,
+    httpx2.TimeoutException,
+    httpx2.RemoteProtocolError,
+    httpx2.ProxyError,
+)
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 # Telemetry asks the hub for a list of coding agents and keeps it in ~/.cache, which a service may not write.
@@ -60,14 +68,8 @@ class Repository:
         Raises:
             DownloadError: the hub cannot be reached, or does not give the repository.
         """
-        api = HfApi(token=self.token or False, library_name="gemma3n-appliance", library_version=__version__)
         with self._errors_explained():
-            info = api.model_info(
-                self.name,
-                revision=self.revision,
-                files_metadata=True,
-                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            )
+            info = self._info()
         files = {s.rfilename: _record(s) for s in info.siblings or [] if _is_needed(s.rfilename)}
         if info.sha is None or not any(name.endswith(".safetensors") for name in files):
             raise DownloadError(
@@ -79,26 +81,42 @@ class Repository:
     def fetch(self, name: str, size: int, partial: Path, progress: Progress) -> None:
         """Appends to ``partial`` what it lacks of the ``size`` bytes of the file.
 
-        A lost connection is taken up again where it broke, as long as each try brings something.
+        A lost connection is taken up again where it broke; only minutes without a single byte end that.
 
         Raises:
             DownloadError: the hub cannot be reached, or does not give the file. What came is kept.
             OSError: the disk is full or cannot be written.
         """
-        fruitless_tries = 0
+        pauses_s = iter(RETRY_PAUSES_S)
         with self._errors_explained():
             while (have := size_of(partial)) < size:
                 try:
-                    self._append(name, partial, have, progress)
+                    self._append(name, size, partial, progress)
                     return
-                except httpx2.TransportError as error:  # noqa: PERF203 - a try per connection is the point
-                    fruitless_tries = 0 if size_of(partial) > have else fruitless_tries + 1
-                    if fruitless_tries == MAX_FRUITLESS_TRIES:
+                except LOST_CONNECTION as error:  # noqa: PERF203 - a try per connection is the point
+                    if size_of(partial) > have:
+                        pauses_s = iter(RETRY_PAUSES_S)
+                    if (pause_s := next(pauses_s, None)) is None:
                         raise
-                    progress.say(f"{name}: lost the connection ({error}), trying again")
-                    time.sleep(fruitless_tries * RETRY_PAUSE_S)
+                    progress.say(
+                        f"{name}: lost the connection ({_cause(error)}), trying again in {pause_s} s"
+                    )
+                    time.sleep(pause_s)
 
-    def _append(self, name: str, partial: Path, have: int, progress: Progress) -> None:
+    def _info(self) -> ModelInfo:
+        api = HfApi(token=self.token or False, library_name="gemma3n-appliance", library_version=__version__)
+        try:
+            return api.model_info(
+                self.name,
+                revision=self.revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise DownloadError(_not_the_hub(f"about {self.name}")) from error
+
+    def _append(self, name: str, size: int, partial: Path, progress: Progress) -> None:
+        have = size_of(partial)
         # A range of a compressed body would count other bytes than ours.
         headers = build_hf_headers(token=self.token or False, headers={"Accept-Encoding": "identity"})
         if have:
@@ -110,9 +128,13 @@ class Repository:
         with request as response, partial.open("ab") as file:
             hf_raise_for_status(response)
             if have and response.status_code != httpx2.codes.PARTIAL_CONTENT:
+                # Gigabytes are given up for the file itself, not for some network's login page.
+                if response.headers.get("Content-Length") != str(size):
+                    raise DownloadError(_not_the_hub(f"to {name}"))
                 file.truncate(0)
                 progress.advance(-have)
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            # Without a size, which would hold back the last chunk of a connection that breaks.
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 progress.advance(len(chunk))
 
@@ -129,25 +151,35 @@ class Repository:
             ) from error
         except HfHubHTTPError as error:
             raise DownloadError(self._refusal(error)) from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            # Without its cause, which a log would print with all that it quotes.
             raise DownloadError(
-                f"cannot reach {constants.ENDPOINT} ({error}): check the network and run again; "
+                f"cannot reach {constants.ENDPOINT} ({_cause(error)}): check the network and run again; "
                 "what was fetched so far is kept"
-            ) from error
+            ) from None
 
     def _refusal(self, error: HfHubHTTPError) -> str:
+        # Of all that an answer may hold only this is the hub's own; a URL of its file store opens the file.
+        said = error.response.headers.get("X-Error-Message")
+        quoted = f". The hub says: {said}" if said else ""
         page = f"https://huggingface.co/{self.name}"
         status = error.response.status_code
-        if isinstance(error, GatedRepoError) and self.token is None:
+        # First, for huggingface_hub takes most 401s for "not found"; whom the hub knows it answers 404 then.
+        if self.token and status == httpx2.codes.UNAUTHORIZED:
+            return (
+                "the hub does not accept HF_TOKEN (401): "
+                f"replace it with a valid token from {TOKENS_PAGE}{quoted}"
+            )
+        is_gated = isinstance(error, GatedRepoError)
+        if self.token and (is_gated or (status == httpx2.codes.FORBIDDEN and said)):
+            return (
+                f"HF_TOKEN gives no access to {self.name}: accept its licence on {page} "
+                f"as the token's owner, and let the token read gated repositories ({TOKENS_PAGE}){quoted}"
+            )
+        if is_gated:
             return (
                 f"{self.name} is gated: accept its licence on {page}, "
                 f"then set HF_TOKEN to a token of that account ({TOKENS_PAGE})"
-            )
-        if isinstance(error, GatedRepoError):
-            return (
-                f"{self.name} is gated and HF_TOKEN's account has no access: accept its licence on {page}, "
-                f"and let the token read gated repositories ({TOKENS_PAGE}). "
-                f"The hub says: {error.server_message}"
             )
         if isinstance(error, RevisionNotFoundError):
             return (
@@ -159,17 +191,27 @@ class Repository:
                 f"{self.name} does not exist on the hub, or is private: check MODEL_NAME, "
                 f"and for a private model set HF_TOKEN to a token that may read it ({TOKENS_PAGE})"
             )
-        if status == httpx2.codes.UNAUTHORIZED:
-            return f"the hub does not accept HF_TOKEN (401): replace it with a valid token from {TOKENS_PAGE}"
+        answer = f"{status}, {said}" if said else f"{status}"
         return (
-            f"the hub answered {status} ({error.server_message or error}): run again later; "
-            "what was fetched so far is kept"
+            f"{error.response.url.host} refused ({answer}): run again later; what was fetched so far is kept"
         )
 
 
 def size_of(path: Path) -> int:
     """The file's size in bytes, 0 where there is none."""
     return path.stat().st_size if path.exists() else 0
+
+
+def _cause(error: Exception) -> str:
+    """The error in words that are safe to show."""
+    return (isinstance(error, LOST_CONNECTION) and str(error)) or type(error).__name__
+
+
+def _not_the_hub(subject: str) -> str:
+    return (
+        f"what {constants.ENDPOINT} answered {subject} is not from the hub: "
+        "log in to this network if it wants that, check proxies and HF_ENDPOINT, and run again"
+    )
 
 
 def _is_needed(name: str) -> bool:

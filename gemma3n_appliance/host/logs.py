@@ -52,7 +52,8 @@ def _formatter(*, for_people: bool) -> structlog.stdlib.ProcessorFormatter:
 
 
 def _for_people() -> list[Processor]:
-    return [structlog.dev.ConsoleRenderer()]
+    # Its default traceback prints local variables: tokens, and what people asked.
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
 
 
 def _for_machines() -> list[Processor]:

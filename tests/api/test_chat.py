@@ -1,11 +1,14 @@
+import functools
 import json
+import threading
 
 import openai
 import pytest
 
+from gemma3n_appliance.api import sse
 from tests.fakes.media import audio_part, image_part, picture
 
-from .conftest import Served
+from .conftest import Serve, Served
 from .speaker import Speaker
 
 
@@ -106,3 +109,19 @@ def test_the_official_client_reads_both_kinds_of_reply(served: Served):
         with pytest.raises(openai.NotFoundError) as refused:
             client.chat.completions.create(model="gpt-9", messages=messages)
         assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+
+
+def test_a_stream_that_waits_for_a_load_says_that_it_is_alive(serve: Serve, speaker: Speaker, monkeypatch):
+    may_load = threading.Event()
+
+    def load():
+        may_load.wait(10)
+        return speaker.loaded()
+
+    monkeypatch.setattr(sse, "stream", functools.partial(sse.stream, ping_interval_s=0.05))
+    body = {"model": "gemma3n", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with serve(load).http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        assert next(lines) == ": ping"
+        may_load.set()
+        assert list(lines)[-1] == "data: [DONE]"

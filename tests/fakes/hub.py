@@ -40,7 +40,17 @@ class WholeFile:
     """Ignores the Range header, as a proxy may."""
 
 
-Trouble = Cut | Stall | Corrupt | WholeFile
+@dataclass
+class LoginPage:
+    """Answers with a web page, as a captive portal does."""
+
+
+@dataclass
+class Denied:
+    """Refuses without a word, as the CDN does when a link has expired."""
+
+
+Trouble = Cut | Stall | Corrupt | WholeFile | LoginPage | Denied
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,15 @@ class Repo:
 
 
 class FakeHub:
-    """Serves ``repos``, makes each ``trouble`` of a file once, in order, and remembers the ``requests``."""
+    """Serves ``repos``, makes each ``trouble`` of a file once, in order, and remembers the ``requests``.
+
+    The trouble named ``api`` is that of what it tells about repositories.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.valid_tokens: set[str] = set()
+        self.token_faults: dict[str, RefusalError] = {}
         self.trouble: dict[str, deque[Trouble]] = defaultdict(deque)
         self.requests: list[Request] = []
         self.bytes_sent: dict[str, int] = defaultdict(int)
@@ -168,7 +182,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(name, files[name])
         elif path.startswith("/api/models/") and "/revision/" in path:
             name, revision = path.removeprefix("/api/models/").split("/revision/")
-            self._send_info(name, self._open(name, token), revision)
+            if self.hub.trouble["api"]:
+                self.hub.trouble["api"].popleft()
+                self._send_login_page()
+            else:
+                self._send_info(name, self._open(name, token), revision)
         elif "/resolve/" in path:
             name, rest = path[1:].split("/resolve/")
             revision, file = rest.split("/", 1)
@@ -177,6 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusalError(404, None, f"the stand-in has no {path}")
 
     def _open(self, name: str, token: str | None) -> Repo:
+        if token in self.hub.token_faults:
+            raise self.hub.token_faults[token]
         if token is not None and token not in self.hub.valid_tokens:
             raise RefusalError(401, None, "Invalid credentials in Authorization header")
         if name not in self.hub.repos:
@@ -195,6 +215,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _send_login_page(self) -> None:
+        body = "<html>Café Wi-Fi: please log in</html>".encode("latin-1")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def _resolve(self, repo: Repo, revision: str, name: str, token: str | None) -> None:
         if repo.is_gated and token not in repo.readers:
             raise RefusalError(403 if token else 401, "GatedRepo", "Access to model is restricted.")
@@ -203,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusalError(404, "EntryNotFound", "Entry not found")
         if _is_large(name):
             self.send_response(302)
-            self.send_header("Location", f"{self.hub.url}/cdn/{commit}/{name}")
+            self.send_header("Location", f"{self.hub.url}/cdn/{commit}/{name}?Signature=opens-it")
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
@@ -211,6 +239,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, name: str, data: bytes) -> None:
         trouble = self.hub.trouble[name].popleft() if self.hub.trouble[name] else None
+        if isinstance(trouble, LoginPage):
+            self._send_login_page()
+            return
+        if isinstance(trouble, Denied):
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         start = 0
         if (wanted := self.headers.get("Range")) and not isinstance(trouble, WholeFile):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))

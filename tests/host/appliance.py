@@ -14,15 +14,21 @@ REPO = "acme/gemma-3n-tiny"
 WEIGHTS = "model-00001-of-00001.safetensors"
 ROOT = Path(__file__).parents[2]
 
-# Runs the command line in a process in which every attempt to use the network raises.
+COMMAND_LINE = "import sys; from gemma3n_appliance.cli import main; sys.exit(main())"
+
+# What a process may do before it runs the command line.
+# Every attempt to use the network raises.
 OFFLINE = """
 import sys
 def forbid(event, _):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise RuntimeError("the network was touched")
 sys.addaudithook(forbid)
-from gemma3n_appliance.cli import main
-sys.exit(main())
+"""
+# Nobody waits for minutes.
+IMPATIENT = """
+import time
+time.sleep = lambda s: None
 """
 
 
@@ -76,12 +82,13 @@ class Appliance:
         return self.model_dir / f"{WEIGHTS}.partial"
 
     def start(
-        self, *arguments: str, offline: bool = False, stderr: int = subprocess.PIPE, **environment: str
+        self, *arguments: str, prelude: str = "", stderr: int = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
         """Starts ``gemma3n-appliance download`` as a process of its own."""
-        program = ["-c", OFFLINE] if offline else ["-m", "gemma3n_appliance"]
+        program = ["-c", prelude + COMMAND_LINE] if prelude else ["-m", "gemma3n_appliance"]
         process = subprocess.Popen(
             [sys.executable, *program, "download", *arguments],
+            cwd=self.home,  # the developer's .env is none of our business
             env=self._environment | environment,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -100,7 +107,10 @@ class Appliance:
         return self._finish(self.start(*arguments, **environment))
 
     def download_offline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self._finish(self.start(*arguments, offline=True, **environment))
+        return self._finish(self.start(*arguments, prelude=OFFLINE, **environment))
+
+    def download_impatiently(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self._finish(self.start(*arguments, prelude=IMPATIENT, **environment))
 
     def present(self) -> list[str]:
         """The model's files on disk, without the manifest."""

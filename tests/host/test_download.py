@@ -1,19 +1,24 @@
 import fcntl
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
+import traceback
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from gemma3n_appliance.errors import DownloadError
 from gemma3n_appliance.host.download import ensure_model, is_on_disk
+from gemma3n_appliance.host.hub import Repository
 from gemma3n_appliance.settings import Settings
-from tests.fakes.hub import Corrupt, Cut, FakeHub, Stall, WholeFile
+from tests.fakes.hub import Corrupt, Cut, Denied, FakeHub, LoginPage, RefusalError, Stall, WholeFile
 from tests.host.appliance import NEEDED, REPO, ROOT, WEIGHTS, Appliance, checkpoint
 from tests.waiting import wait_until
 
@@ -58,20 +63,29 @@ def test_files_put_there_by_hand_are_kept_when_they_are_right(appliance: Applian
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_lost_connection_is_taken_up_where_it_broke(appliance: Appliance, hub: FakeHub, reset: bool):
-    # Ten bytes past a whole chunk, and a reset may also lose what the client had not read yet.
+    # A reset may also lose what the client had not read yet.
     hub.trouble[WEIGHTS].append(Cut(after=2 * MB + 10, reset=reset))
-    assert appliance.download().returncode == 0
+    assert appliance.download_impatiently().returncode == 0
     assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert hub.ranges(WEIGHTS)[0] is None
     if not reset:
-        assert hub.ranges(WEIGHTS)[1:] == [f"bytes={2 * MB}-"]
+        assert hub.ranges(WEIGHTS)[1:] == [f"bytes={2 * MB + 10}-"]
+
+
+def test_an_absent_hub_is_waited_for_through_minutes(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].extend([Cut(after=MB), *[Cut(after=0)] * 8])
+    done = appliance.download_impatiently()
+    assert done.returncode == 0
+    assert [int(pause) for pause in re.findall(r"trying again in (\d+) s", done.stderr)] == [
+        1, 2, 4, 8, 16, 32, 60, 60, 60
+    ]  # fmt: skip
 
 
 def test_a_hub_that_stays_away_ends_the_download_and_the_next_one_continues(
     appliance: Appliance, hub: FakeHub
 ):
-    hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), Cut(after=0), Cut(after=0), Cut(after=0)])
-    failed = appliance.download()
+    hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), *[Cut(after=0)] * 9])
+    failed = appliance.download_impatiently()
     assert failed.returncode == 1
     assert "check the network and run again; what was fetched so far is kept" in failed.stderr
     assert appliance.partial.stat().st_size == 2 * MB
@@ -83,10 +97,11 @@ def test_a_hub_that_stays_away_ends_the_download_and_the_next_one_continues(
 def test_a_killed_download_continues_where_it_was(appliance: Appliance, hub: FakeHub):
     kill_in_mid_file(appliance, hub)
     assert not (appliance.model_dir / WEIGHTS).exists()
+    kept = appliance.partial.stat().st_size
     hub.bytes_sent.clear()
     assert appliance.download().returncode == 0
-    assert hub.ranges(WEIGHTS) == [None, f"bytes={2 * MB}-"]
-    assert hub.bytes_sent == {WEIGHTS: len(FILES[WEIGHTS]) - 2 * MB}
+    assert hub.ranges(WEIGHTS) == [None, f"bytes={kept}-"]
+    assert hub.bytes_sent == {WEIGHTS: len(FILES[WEIGHTS]) - kept}
     assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert appliance.present() == NEEDED
 
@@ -100,10 +115,36 @@ def test_a_killed_download_keeps_to_its_commit_when_the_branch_moves_on(applianc
 
 def test_a_server_that_ignores_ranges_does_no_harm(appliance: Appliance, hub: FakeHub):
     hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), WholeFile()])
-    done = appliance.download()
+    done = appliance.download_impatiently()
     assert done.returncode == 0
     assert "corrupt" not in done.stderr
     assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+def test_a_login_page_in_the_place_of_the_hub_is_recognised(appliance: Appliance, hub: FakeHub):
+    hub.trouble["api"].append(LoginPage())
+    failed = appliance.download()
+    assert failed.returncode == 1
+    assert "is not from the hub: log in to this network" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_login_page_does_not_replace_what_was_fetched(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].extend([Cut(after=2 * MB), LoginPage()])
+    failed = appliance.download_impatiently()
+    assert failed.returncode == 1
+    assert f"to {WEIGHTS} is not from the hub" in failed.stderr
+    assert appliance.partial.stat().st_size == 2 * MB
+
+
+def test_a_refusal_of_the_file_store_does_not_show_the_link(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].append(Denied())
+    failed = appliance.download(HF_TOKEN="")
+    assert failed.returncode == 1
+    assert failed.stderr.endswith(
+        "127.0.0.1 refused (403): run again later; what was fetched so far is kept\n"
+    )
+    assert "Signature" not in failed.stderr
 
 
 def test_a_second_process_waits_for_the_first(appliance: Appliance, hub: FakeHub):
@@ -188,13 +229,13 @@ def test_a_disk_that_fills_up_in_mid_download_is_named(complete: Appliance):
     complete.partial.symlink_to("/dev/full")
     failed = complete.download()
     assert failed.returncode == 1
-    assert f"cannot write to {complete.model_dir} (No space left on device): free some space" in failed.stderr
+    assert f"cannot use {complete.model_dir} (No space left on device): free some space" in failed.stderr
 
 
 def test_a_directory_that_cannot_be_written_is_named(appliance: Appliance):
     failed = appliance.download(MODELS_DIR="/dev/null")
     assert failed.returncode == 1
-    assert "cannot write to /dev/null/acme--gemma-3n-tiny" in failed.stderr
+    assert "cannot use /dev/null/acme--gemma-3n-tiny" in failed.stderr
     assert "set MODELS_DIR" in failed.stderr
 
 
@@ -207,6 +248,16 @@ GATED = "https://huggingface.co/acme/gemma-3n-tiny"
         pytest.param({}, [f"accept its licence on {GATED}", "set HF_TOKEN"], id="no token"),
         pytest.param(
             {"HF_TOKEN": "hf_stranger"}, [f"accept its licence on {GATED}", "no access"], id="not accepted"
+        ),
+        pytest.param(
+            {"HF_TOKEN": "hf_fine"},
+            ["HF_TOKEN gives no access", f"accept its licence on {GATED}", "Please enable access to gated"],
+            id="a fine-grained token without the right",
+        ),
+        pytest.param(
+            {"HF_TOKEN": "hf_old"},
+            ["does not accept HF_TOKEN (401)", 'The hub says: User Access Token "laptop" is expired'],
+            id="expired token",
         ),
         pytest.param({"HF_TOKEN": "hf_wrong"}, ["does not accept HF_TOKEN (401)"], id="wrong token"),
         pytest.param(
@@ -231,6 +282,10 @@ def test_a_refusal_says_what_to_do(
     hub.repos[REPO].is_gated = True
     hub.repos[REPO].readers = {"hf_reader"}
     hub.valid_tokens = {"hf_reader", "hf_stranger"}
+    hub.token_faults = {
+        "hf_fine": RefusalError(403, None, "Please enable access to gated repositories"),
+        "hf_old": RefusalError(401, None, 'User Access Token "laptop" is expired'),
+    }
     failed = appliance.download(**environment)
     assert failed.returncode == 1
     assert [word for word in words if word not in failed.stderr] == []
@@ -246,6 +301,22 @@ def test_a_gated_model_is_downloaded_with_a_token_that_may(appliance: Appliance,
         "hf_reader"
         not in done.stdout + done.stderr + (appliance.model_dir / "gemma3n-manifest.json").read_text()
     )
+
+
+def test_a_token_never_shows_when_it_cannot_be_sent(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+    # Settings refuse such a token; this is what stands behind them.
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    token = "-".join(["hf", "secret\r"])  # or a traceback would show it as a line of code
+    with pytest.raises(DownloadError) as failure:
+        Repository(REPO, "main", token).manifest()
+    assert "LocalProtocolError" in failure.value.message
+    assert "hf-secret" not in "".join(traceback.format_exception(failure.value))
+
+
+def test_a_token_from_a_file_with_windows_line_ends_is_good(appliance: Appliance, hub: FakeHub):
+    hub.repos[REPO].is_gated = True
+    hub.repos[REPO].readers = hub.valid_tokens = {"hf_reader"}
+    assert appliance.download(HF_TOKEN="hf_reader\r\n").returncode == 0
 
 
 def test_a_repository_without_safetensors_is_refused(appliance: Appliance, hub: FakeHub):
@@ -287,6 +358,22 @@ def test_the_server_sees_whether_a_model_is_on_disk(complete: Appliance):
     assert not is_on_disk(settings)
     shutil.rmtree(complete.model_dir)
     assert not is_on_disk(settings)
+
+
+def test_a_directory_that_cannot_be_read_is_named(
+    complete: Appliance, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    manifest = complete.model_dir / "gemma3n-manifest.json"
+    manifest.unlink()
+    manifest.symlink_to(manifest)  # which root cannot read either
+    named = f"cannot use {complete.model_dir} (Too many levels of symbolic links): let this user read"
+    assert not is_on_disk(complete.settings)
+    assert named in capsys.readouterr().out + caplog.text
+    with pytest.raises(DownloadError, match=re.escape(named)):
+        ensure_model(complete.settings)
+    failed = complete.download("--check")
+    assert (failed.returncode, len(failed.stderr.splitlines())) == (1, 1)
+    assert named in failed.stderr
 
 
 def test_a_directory_is_a_model_when_it_has_a_configuration(tmp_path: Path):
