@@ -1,5 +1,6 @@
 """Composition root: Settings → Prompts and Engine → ASGI app. The only module that knows them all."""
 
+import asyncio
 from pathlib import Path
 
 import structlog
@@ -62,8 +63,8 @@ class EngineLifespan:
             self._engine.start_loading()
 
     async def process_shutdown(self, _scope: object, _event: object) -> None:
-        """Ends the engine; the server has drained it, unless it could not even start."""
-        self._engine.close()
+        """Ends the engine, which the server has drained."""
+        await asyncio.to_thread(self._engine.close)
         log.info("stopped")
 
 

@@ -8,6 +8,7 @@ import uuid
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from ..errors import ShuttingDownError
 from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
 from .errors import UNEXPECTED, to_json
 
@@ -32,6 +33,8 @@ class AccessLog:
         with bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, exchange.send)
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                raise
             except BaseException as error:  # a server that cuts off, or a panic of a library written in Rust
                 if not await _last_resort(exchange, error):
                     raise
@@ -65,9 +68,10 @@ async def _last_resort(exchange: _Exchange, error: BaseException) -> bool:
         log.error("unexpected_error", exc_info=error)
     if exchange.status is not None:
         return False
-    headers = [(b"content-type", b"application/json")]
-    await exchange.send({"type": "http.response.start", "status": 500, "headers": headers})
-    await exchange.send({"type": "http.response.body", "body": to_json(UNEXPECTED)})
+    answer = ShuttingDownError("The server stops now. Send the request again.") if is_cut_off else UNEXPECTED
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": to_json(answer)})
     return not is_cut_off
 
 

@@ -1,8 +1,8 @@
 """Reads a JSON body within bounds: of size before it is in memory, and of time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+import time
+from collections.abc import AsyncIterator
 
 import falcon
 from falcon.asgi import Request
@@ -11,10 +11,10 @@ from ..errors import BodyTooLargeError
 from ..protocol.wire import WireModelT, parse
 from .workers import Workers
 
-# Between two pieces of a body: a silent line is given up sooner than a slow one.
-SILENCE_S = 30.0
-# For all of it. Whoever sends it holds a place in the queue meanwhile.
-TOTAL_S = 300.0
+# Whoever sends a body holds a place in the queue meanwhile, so that it may not take for ever: this long, and
+# longer by what the slowest line needs for the bytes that have come.
+GRACE_S = 10.0
+SLOWEST_BYTES_PER_S = 8_192
 
 
 async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers: Workers) -> WireModelT:
@@ -22,11 +22,12 @@ async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers:
 
     Raises:
         falcon.HTTPUnsupportedMediaType: not declared as JSON, or compressed.
+        falcon.HTTPError: it comes too slowly.
         BodyTooLargeError: more than ``max_mb`` megabytes, declared or sent.
         InvalidRequestError: not what ``model`` takes.
     """
     _check_headers(req)
-    return await workers.run(parse, await _in_time(_read(req, max_mb)), model)
+    return await workers.run(parse, await _read(req, max_mb), model)
 
 
 def _check_headers(req: Request) -> None:
@@ -48,27 +49,24 @@ async def _read(req: Request, max_mb: int) -> bytes:
         raise too_large
     body = bytearray()
     pieces = aiter(req.stream)
-    while (piece := await _next(pieces)) is not None:
+    began_s = time.monotonic()
+    while True:
+        deadline_s = began_s + GRACE_S + len(body) / SLOWEST_BYTES_PER_S
+        piece = await _next(pieces, deadline_s - time.monotonic())
+        if piece is None:
+            return bytes(body)
         body += piece
         if len(body) > max_bytes:
             raise too_large
-    return bytes(body)
 
 
-async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+async def _next(pieces: AsyncIterator[bytes], timeout_s: float) -> bytes | None:
     """Returns None at the end."""
     try:
-        return await asyncio.wait_for(anext(pieces, None), SILENCE_S)
+        return await asyncio.wait_for(anext(pieces, None), timeout_s)
     except asyncio.TimeoutError:
-        raise _timeout(f"Nothing of the body came for {SILENCE_S:.0f} s.") from None
-
-
-async def _in_time(reading: Coroutine[Any, Any, bytes]) -> bytes:
-    try:
-        return await asyncio.wait_for(reading, TOTAL_S)
-    except asyncio.TimeoutError:
-        raise _timeout(f"The body was not complete after {TOTAL_S:.0f} s.") from None
-
-
-def _timeout(description: str) -> falcon.HTTPError:
-    return falcon.HTTPError(falcon.HTTP_408, description=description, headers={"Connection": "close"})
+        raise falcon.HTTPError(
+            falcon.HTTP_408,
+            description="The body comes too slowly. Send it over a faster line, or send less.",
+            headers={"Connection": "close"},
+        ) from None

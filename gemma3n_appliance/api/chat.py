@@ -26,12 +26,13 @@ class ChatResource:
         self._engine = engine
         self._prompts = prompts
         self._names = names
-        self._workers = Workers()
+        # Apart, so that a line of text does not wait until somebody's photographs are decoded.
+        self._for_text, self._for_media = Workers(), Workers()
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answers plainly or as a stream, as the body says."""
         with self._engine.place_in_line():
-            body = await read_json(req, ChatCompletionRequest, self._settings.max_body_mb, self._workers)
+            body = await read_json(req, ChatCompletionRequest, self._settings.max_body_mb, self._for_text)
         self._names.check(body.model)
         if body.stream:
             await sse.stream(resp, self._chunks(body))
@@ -40,10 +41,11 @@ class ChatResource:
 
     async def _begin(self, body: ChatCompletionRequest) -> tuple[Events, Reply]:
         """Waits for the model, makes the prompt and returns the events to come."""
-        with self._engine.place_in_line():
+        workers = self._for_media if body.has_media else self._for_text
+        with self._engine.place_in_line(again=True):
             model = await self._engine.wait_ready(self._settings.load_wait)
             request_id = get_contextvars()["request_id"]
-            prompt = await self._workers.run(self._prompts.for_chat, body, model, request_id)
+            prompt = await workers.run(self._prompts.for_chat, body, model, request_id)
         reply = Reply(body.model, prompt.num_image_tokens, prompt.num_audio_tokens)
         return self._engine.generate(prompt.request), reply
 

@@ -31,26 +31,25 @@ def to_json(error: ApplianceError) -> bytes:
 def install(app: App[Request, Response]) -> None:
     """Has the app answer every exception with an error object."""
     # Later handlers go first where several match; Falcon picks by the most specific class anyway.
-    app.add_error_handler(Exception, _on_unexpected_error)
+    app.add_error_handler(Exception, _on_error)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
-    app.add_error_handler(ApplianceError, _on_appliance_error)
-    app.add_error_handler(MemoryError, _on_memory_error)
 
 
-async def _on_appliance_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
-    assert isinstance(error, ApplianceError)
-    log.info("request_refused", status=error.status, code=error.code, param=error.param, reason=error.message)
-    _answer(resp, error)
+def explained(error: Exception) -> ApplianceError:
+    """Logs an error, and returns what to tell the client of it."""
+    if isinstance(error, MemoryError):
+        log.error("out_of_memory", exc_info=error)
+        return InsufficientMemoryError("The server has no memory left for this request. Send less.")
+    if not isinstance(error, ApplianceError):
+        log.error("unexpected_error", exc_info=error)
+        return UNEXPECTED
+    write = log.info if error.status < 500 else log.warning
+    write("request_failed", status=error.status, code=error.code, param=error.param, reason=error.message)
+    return error
 
 
-async def _on_unexpected_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
-    log.error("unexpected_error", exc_info=error)
-    _answer(resp, UNEXPECTED)
-
-
-async def _on_memory_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
-    log.error("out_of_memory", exc_info=error)
-    _answer(resp, InsufficientMemoryError("The server has no memory left for this request. Send less."))
+async def _on_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    _answer(resp, explained(error))
 
 
 async def _on_http_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:

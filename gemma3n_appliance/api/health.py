@@ -20,7 +20,7 @@ class HealthResource:
         self._began = time.monotonic()
 
     async def on_get(self, _req: Request, resp: Response) -> None:
-        """Answers 503 only where no request will ever be answered again."""
+        """Answers 503 only where the engine is dead, or so long in one step that it may as well be."""
         self._answer(resp, is_well=self._engine.state not in (EngineState.DEAD, EngineState.STUCK))
 
     async def on_get_ready(self, _req: Request, resp: Response) -> None:

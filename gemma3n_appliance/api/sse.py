@@ -8,9 +8,8 @@ import falcon
 import structlog
 from falcon.asgi import Response
 
-from ..errors import ApplianceError
 from ..protocol.chat_reply import ChatCompletionChunk
-from .errors import UNEXPECTED, to_json
+from .errors import explained, to_json
 
 log = structlog.get_logger(__name__)
 
@@ -59,12 +58,8 @@ async def _guarded(first: bytes, rest: Frames) -> Frames:
             yield first
             async for frame in rest:
                 yield frame
-        except ApplianceError as error:
-            log.error("stream_failed", code=error.code, reason=error.message)
-            yield _frame(to_json(error))
-        except Exception:
-            log.exception("stream_failed")
-            yield _frame(to_json(UNEXPECTED))
+        except Exception as error:
+            yield _frame(to_json(explained(error)))
         else:
             yield _DONE
 

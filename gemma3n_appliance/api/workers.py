@@ -1,9 +1,10 @@
 """Threads for what would hold up everyone's streams: parsing megabytes, decoding pictures, tokenising."""
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 # Such work takes memory as well as time; more at once would only take more of it.
@@ -18,9 +19,20 @@ class Workers:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="prompt")
+        self._free = asyncio.Semaphore(NUM_THREADS)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs the function in a thread, with this task's log context; waits in line if all are busy."""
+        # The line is here and not the pool's, which would keep the bodies of those who have hung up in it.
+        await self._free.acquire()
         context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: context.run(function, *args, **kwargs))
+        work = self._pool.submit(lambda: context.run(function, *args, **kwargs))
+        work.add_done_callback(self._letting_go(asyncio.get_running_loop()))
+        return await asyncio.wrap_future(work)
+
+    def _letting_go(self, loop: asyncio.AbstractEventLoop) -> Callable[[Future[T]], None]:
+        def let_go(_work: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # nobody is in line once the event loop is closed
+                loop.call_soon_threadsafe(self._free.release)
+
+        return let_go

@@ -90,15 +90,16 @@ def two_pictures(rng: random.Random, asked: Wordings, media: Media = FRESH) -> E
     first, second = media.picture(rng), media.picture(rng)
     while first.thing == second.thing:
         second = media.picture(rng)
-    key = rng.choice(("two_describe", "two_describe", "two_first", "two_second", "two_which"))
+    key = rng.choice(("two_describe", "two_first", "two_second", "two_which", "two_which"))
     wanted = rng.choice((first, second))
-    both = f"The first is a {first.thing} and the second is a {second.thing}"
+    position = "first" if wanted is first else "second"
     answer = {
-        "two_describe": f"{both}.",
+        "two_describe": f"The first is a {first.thing} and the second is a {second.thing}.",
         "two_first": f"A {first.thing}.",
         "two_second": f"A {second.thing}.",
-        # Said after what it sees: "The first one." alone was right in two of three at the end of training.
-        "two_which": f"{both}, so it is the {'first' if wanted is first else 'second'} one.",
+        # So that the end can be copied from the beginning: "… so it is the first one." stayed a guess.
+        "two_which": f"The {first.thing} is the first and the {second.thing} is the second, "
+        f"so the {wanted.thing} is the {position} one.",
     }[key]
     return Exchange(asked.ask(rng, key, thing=f"the {wanted.thing}"), fix_article(answer), [first, second])
 

@@ -113,7 +113,7 @@ def _stream(teacher: Teacher, rng: random.Random, stock: Stock, done: int, num_s
 
     copying = teacher.batches(lambda: curriculum.copied(rng, asked))
     yield from itertools.islice(copying, max(0, min(COPYING_STEPS, num_steps) - done))
-    yield from itertools.islice(teacher.batches(mixed), num_steps - max(done, COPYING_STEPS))
+    yield from itertools.islice(teacher.batches(mixed), max(0, num_steps - max(done, COPYING_STEPS)))
 
 
 def _loss(model: Gemma3nForConditionalGeneration, run: nn.Module, stock: Stock, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from .pictures import Picture
 from .tones import Clip
 
 IGNORED = -100
-# One shape for every batch: torch.compile compiles once. A row holds the longest conversation that is drawn.
+# One shape for every batch: torch.compile compiles once. A row holds all but the rarest conversations.
 NUM_ROWS = 11
 ROW_LENGTH = 384
 # A batch is full once so many lessons found no room in it; they are the first of the next.
@@ -68,7 +68,7 @@ class Teacher:
         return lesson
 
     def batches(self, draw: Callable[[], Conversation]) -> Iterator[Batch]:
-        """Draws conversations without end and packs them; the rare one that no row can hold is left out."""
+        """Draws conversations without end and packs them; those that no row can hold are left out."""
         waiting: list[Lesson] = []
         while True:
             rows = Rows()

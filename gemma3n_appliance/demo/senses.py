@@ -90,7 +90,7 @@ def mel_frames(processor: Gemma3nProcessor, clips: list) -> Tensor:
 
 
 def image_tokens(model: Gemma3nForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Encodes pictures into soft tokens ``[batch, 256, hidden]``."""
+    """Encodes pictures into soft tokens ``[batch, tokens, hidden]``."""
     return model.model.get_image_features(pixels, return_dict=True).pooler_output
 
 

@@ -31,8 +31,6 @@ LOADING_RETRY_AFTER_S = 10
 RELOAD_PAUSE_S = 10.0
 # Longer than a chunk of a prompt takes the largest model on the slowest machine.
 STUCK_S = 300.0
-# What is cut off at the end of a drain gets this long to be told.
-LAST_WORDS_S = 5.0
 JOIN_S = 10.0
 POLL_S = 0.05
 
@@ -98,8 +96,8 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """How many requests wait for a slot."""
-        return len(self._unfinished) - self.num_running
+        """How many requests wait for a slot, or are on their way to the line."""
+        return len(self._unfinished) - self.num_running + self._num_in_preparation
 
     @property
     def stalled_s(self) -> float:
@@ -114,15 +112,20 @@ class Engine:
         return num_taken < max(1, self.num_slots) + self._max_queue
 
     @contextlib.contextmanager
-    def place_in_line(self) -> Iterator[None]:
+    def place_in_line(self, *, again: bool = False) -> Iterator[None]:
         """Holds a place for a request while its body is read and its prompt is made.
 
-        Those take time and memory too: whoever would find the queue full is told before.
+        Those take time and memory too: whoever would find the queue full is told before. Who has held a
+        place for its body is not turned away when it comes ``again`` for its prompt.
 
         Raises:
             OverloadedError: there is no room.
+            ShuttingDownError: the server takes nothing new.
+            EngineError: the engine is dead.
         """
-        self._require_room()
+        self._require_open()
+        if not again:
+            self._require_room()
         self._num_in_preparation += 1
         try:
             yield
@@ -188,13 +191,12 @@ class Engine:
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new and lets what runs or waits finish; what is left after ``timeout_s`` fails.
 
-        It fails with ShuttingDownError, as `close` has it.
+        It is told so at once, with ShuttingDownError, even in the middle of a step that takes long.
         """
         self._refuse_new_requests()
         await _until(lambda: not self._unfinished, timeout_s)
-        if self._loop is not None:
-            self._loop.stop()
-            await _until(lambda: not self._unfinished, LAST_WORDS_S)
+        for sequence in list(self._unfinished):
+            sequence.sink(_shutting_down())
 
     def close(self) -> None:
         """Stops the thread after the step it is in; requests that are left fail with ShuttingDownError.
@@ -206,11 +208,14 @@ class Engine:
             self._loop.stop()
             self._thread.join(JOIN_S)
 
-    def _running(self) -> tuple[LoadedModel, Loop]:
+    def _require_open(self) -> None:
         if self._loop is not None and self._loop.death is not None:
             raise self._loop.death.anew()
         if self._state is EngineState.DRAINING:
-            raise ShuttingDownError("The server is shutting down. Send the request again later.")
+            raise _shutting_down()
+
+    def _running(self) -> tuple[LoadedModel, Loop]:
+        self._require_open()
         if self._model is None or self._loop is None:
             raise NotReadyError(
                 "The model is still loading. Try again soon.", retry_after_s=LOADING_RETRY_AFTER_S
@@ -220,15 +225,14 @@ class Engine:
     def _require_room(self) -> None:
         if self.has_room:
             return
-        num_waiting = self.num_waiting + self._num_in_preparation
         if self._loop is None:
             raise OverloadedError(
-                f"The model is loading and {num_waiting} requests wait for it. Try again later.",
+                f"The model is loading and {self.num_waiting} requests wait for it. Try again later.",
                 retry_after_s=LOADING_RETRY_AFTER_S,
             )
         raise OverloadedError(
-            f"The server is busy and {num_waiting} requests wait already. Try again later.",
-            retry_after_s=self._loop.wait_estimate.retry_after_s(num_waiting, self.num_slots),
+            f"The server is busy and {self.num_waiting} requests wait already. Try again later.",
+            retry_after_s=self._loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
         )
 
     def _sequence(self, request: GenerationRequest, model: LoadedModel, events: Events) -> Sequence:
@@ -272,6 +276,10 @@ class Engine:
         self._model = model
         if self._end_loading(EngineState.READY):
             loop.run()
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("The server is shutting down. Send the request again later.")
 
 
 async def _until(condition: Callable[[], bool], timeout_s: float) -> None:

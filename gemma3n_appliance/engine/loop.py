@@ -30,6 +30,7 @@ class Loop:
         self._scheduler = Scheduler(model.runner.num_slots)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._is_stopping = False
+        self._batch_limit = model.runner.num_slots
         self.wait_estimate = WaitEstimate()
         self.death: EngineError | None = None
         self.last_progress_s: float | None = None
@@ -86,7 +87,9 @@ class Loop:
         if (next_prefill := self._scheduler.next_prefill()) is not None:
             self._prefill(*next_prefill)
         if self._scheduler.decoding:
-            self._decode(list(self._scheduler.decoding.items()))
+            running = list(self._scheduler.decoding.items())
+            for start in range(0, len(running), self._batch_limit):
+                self._decode(running[start : start + self._batch_limit])
 
     def _begin(self, slot: int, sequence: Sequence) -> None:
         sequence.admitted_s = time.monotonic()
@@ -119,12 +122,15 @@ class Loop:
             self._accept(sequence, token_id)
 
     def _decode_apart(self, batch: list[tuple[int, Sequence]], error: Exception) -> None:
-        """Tries the halves of a batch that failed, down to the one request whose fault it is."""
+        """Tries the halves of a batch that failed, down to the one request whose fault it is.
+
+        Where it was only too large, the next steps are made of halves at once, until a request ends.
+        """
         if len(batch) == 1:
             self._fail(batch[0][1], error)
             return
         log.warning("decode_retried_apart", num_slots=len(batch), error=repr(error))
-        middle = len(batch) // 2
+        middle = self._batch_limit = (len(batch) + 1) // 2
         self._decode(batch[:middle])
         self._decode(batch[middle:])
 
@@ -150,6 +156,7 @@ class Loop:
     def _drop(self, sequence: Sequence) -> None:
         slot = self._scheduler.remove(sequence)
         if slot is not None:
+            self._batch_limit = self._scheduler.num_slots
             self._runner.release(slot)
 
     def _die(self, error: BaseException) -> None:

@@ -37,8 +37,9 @@ class Sampling:
 class GenerationRequest:
     """One prompt to continue.
 
-    ``token_ids`` holds every soft-token position already (256 per image, 188 per clip); ``media`` lists
-    what fills them, in order of appearance. ``max_tokens`` is at least 1 and fits the context.
+    ``token_ids`` holds every soft-token position already (in Google's models 256 an image, 188 a clip);
+    ``media`` lists what fills them, in order of appearance. ``max_tokens`` is at least 1 and fits the
+    context.
     """
 
     request_id: str

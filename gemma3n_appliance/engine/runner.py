@@ -1,4 +1,7 @@
-"""The torch seam: what the engine needs of a model. Called from the engine's thread only."""
+"""The torch seam: what the engine needs of a model.
+
+Called from the engine's thread only, but for the two numbers, which never change.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -92,7 +92,8 @@ class Repository:
             while (have := size_of(partial)) < size:
                 try:
                     self._append(name, size, partial, progress)
-                    return
+                    if size_of(partial) <= have:
+                        raise httpx2.RemoteProtocolError("the answer was empty")
                 except LOST_CONNECTION as error:  # noqa: PERF203 - a try per connection is the point
                     if size_of(partial) > have:
                         pauses_s = iter(RETRY_PAUSES_S)
@@ -127,10 +128,12 @@ class Repository:
         )
         with request as response, partial.open("ab") as file:
             hf_raise_for_status(response)
-            if have and response.status_code != httpx2.codes.PARTIAL_CONTENT:
-                # Gigabytes are given up for the file itself, not for some network's login page.
-                if response.headers.get("Content-Length") != str(size):
-                    raise DownloadError(_not_the_hub(f"to {name}"))
+            is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
+            length = response.headers.get("Content-Length")
+            # Gigabytes are given up for the file itself, not for what may be a network's login page.
+            if length != str(size - have if is_rest else size) and (length or (have and not is_rest)):
+                raise DownloadError(_not_the_hub(f"to {name}"))
+            if have and not is_rest:
                 file.truncate(0)
                 progress.advance(-have)
             # Without a size, which would hold back the last chunk of a connection that breaks.

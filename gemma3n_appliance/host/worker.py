@@ -1,6 +1,7 @@
 """The gunicorn worker: uvicorn over h11, which answers even what is not HTTP as the API promises."""
 
 import asyncio
+import contextlib
 import socket
 import sys
 import uuid
@@ -50,8 +51,12 @@ class ApplianceServer(Server):
         """Runs once the server has been told to stop."""
         app: Drainable = self.config.app  # type: ignore[assignment]
         drained = asyncio.create_task(app.drain(DRAIN_S))
-        await super().shutdown(sockets)
-        drained.cancel()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            drained.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drained
 
 
 class ApplianceWorker(UvicornWorker):  # type: ignore[misc]

@@ -86,8 +86,8 @@ class ReferenceRunner:
             if self._cache.lengths[slot] < len(work.request.token_ids):
                 return None
             logits = self._decoder.logits(last_state)
-        _require_finite(logits)
-        return self._choose([slot], logits)[0]
+            _require_finite(logits)
+            return self._choose([slot], logits)[0]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int]) -> list[int]:
@@ -101,8 +101,8 @@ class ReferenceRunner:
             embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
             step = self._cache.step(slots, 1)
             logits = self._decoder.logits(self._decoder.forward(embeddings, step))
-        _require_finite(logits)
-        chosen = self._choose(slots, logits)
+            _require_finite(logits)
+            chosen = self._choose(slots, logits)
         step.commit()
         return chosen
 

@@ -47,7 +47,8 @@ def decode(content: bytes, max_pixels: int, resize: Resize | None, param: str) -
     ``resize`` is None for a processor that takes pictures of any size.
 
     Raises:
-        InvalidRequestError: not a picture in one of FORMATS, broken, or of more than ``max_pixels``.
+        InvalidRequestError: not a picture in one of FORMATS, broken, or of more than ``max_pixels`` or
+                65,535 a side.
     """
     try:
         with Pillow.open(BytesIO(content), formats=FORMATS) as picture:

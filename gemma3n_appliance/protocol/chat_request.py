@@ -1,6 +1,7 @@
 """The body of ``POST /v1/chat/completions``."""
 
 from .chat_fields import ChatFields
+from .messages import AudioPart, ImagePart
 from .refusals import refuse_unsupported
 
 
@@ -10,6 +11,12 @@ class ChatCompletionRequest(ChatFields):
     def check(self) -> None:
         """Raises InvalidRequestError where ``refusals`` has a rule against it."""
         refuse_unsupported(self)
+
+    @property
+    def has_media(self) -> bool:
+        """Whether there are pictures or clips in it."""
+        contents = (message.content for message in self.messages if isinstance(message.content, list))
+        return any(isinstance(part, ImagePart | AudioPart) for content in contents for part in content)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

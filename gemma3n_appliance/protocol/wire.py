@@ -45,9 +45,9 @@ def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise _refusal(faults[0]) from None
+    parsed.check()
     if unknown := list(islice(_unknown_fields(document, parsed, ""), _MOST_UNKNOWN_FIELDS)):
         log.debug("unknown_fields_ignored", fields=unknown)
-    parsed.check()
     return parsed
 
 
@@ -66,7 +66,7 @@ def _document(raw: bytes) -> dict[str, Any]:
 
 def _unknown_fields(sent: Any, parsed: Any, path: str) -> Iterator[str]:
     """Yields the paths of fields that ``parsed``, or a model somewhere in it, does not declare."""
-    if isinstance(parsed, list):
+    if isinstance(parsed, list) and parsed and isinstance(parsed[0], WireModel):
         for index, (item, model) in enumerate(zip(sent, parsed, strict=True)):
             yield from _unknown_fields(item, model, f"{path}[{index}]")
     elif isinstance(parsed, WireModel):

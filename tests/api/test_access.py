@@ -1,3 +1,5 @@
+import asyncio
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -6,6 +8,7 @@ from io import StringIO
 import pytest
 import structlog
 
+from gemma3n_appliance.api.access import AccessLog
 from gemma3n_appliance.host import logs
 from tests.waiting import wait_until
 
@@ -67,3 +70,21 @@ def test_the_lines_of_libraries_take_the_same_form(log: StringIO):
     (line,) = log.getvalue().splitlines()
     assert 'level=warning event="hello you\\nand more"' in line
     assert "logger=some.library" in line
+
+
+def test_who_is_cut_off_before_an_answer_gets_one():
+    sent: list[dict] = []
+
+    async def cut_off(*_):
+        raise asyncio.CancelledError
+
+    async def send(event):
+        sent.append(event)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(AccessLog(cut_off)(scope, None, send))
+    start, content = sent
+    assert start["status"] == 503
+    assert {name for name, _ in start["headers"]} >= {b"x-request-id", b"connection"}
+    assert json.loads(content["body"])["error"]["code"] == "shutting_down"

@@ -2,6 +2,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -137,8 +138,31 @@ def everything(connection: socket.socket) -> bytes:
     return received
 
 
+def test_a_body_that_trickles_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(body, "GRACE_S", 0.3)
+    with served.connect() as connection:
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n{" % CHAT.encode())
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(200):
+                connection.sendall(b" ")
+                time.sleep(0.02)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_comes_fast_enough_may_take_its_time(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(body, "GRACE_S", 0.2)
+    monkeypatch.setattr(body, "SLOWEST_BYTES_PER_S", 10)
+    text = json.dumps(HELLO).encode()
+    with served.connect() as connection:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(text))
+        connection.sendall(head + text[:-1])
+        time.sleep(0.5)
+        connection.sendall(text[-1:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_body_that_never_comes_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(body, "SILENCE_S", 0.05)
+    monkeypatch.setattr(body, "GRACE_S", 0.05)
     with served.connect() as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{" % CHAT.encode())
         reply = everything(connection)

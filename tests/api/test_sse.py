@@ -1,9 +1,12 @@
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 
+import pytest
 from falcon.asgi import Response
 
 from gemma3n_appliance.api import sse
+from gemma3n_appliance.errors import ShuttingDownError
 from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk, Delta
 from gemma3n_appliance.reply.chat import Reply
 
@@ -65,3 +68,22 @@ def test_closing_the_stream_closes_what_feeds_it():
 
     asyncio.run(run())
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "insufficient_memory"),
+        (RuntimeError("secret"), None),
+        (ShuttingDownError("Later."), "shutting_down"),
+    ],
+)
+def test_what_breaks_a_stream_is_its_last_frame(error, code):
+    async def breaking():
+        yield chunk("a")
+        raise error
+
+    *_, last = asyncio.run(frames_of(breaking()))
+    told = json.loads(last.removeprefix(b"data: "))["error"]
+    assert told["code"] == code
+    assert "secret" not in told["message"]

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+import weakref
 
 from structlog.contextvars import bound_contextvars, get_contextvars
 
@@ -32,5 +34,32 @@ def test_a_thread_logs_as_its_request_does():
     async def scene() -> None:
         with bound_contextvars(request_id="r1"):
             assert (await workers.Workers().run(get_contextvars))["request_id"] == "r1"
+
+    asyncio.run(scene())
+
+
+class Body:
+    """What a request holds on to."""
+
+
+def test_who_hangs_up_in_line_leaves_nothing_behind():
+    may_end = threading.Event()
+
+    async def scene() -> None:
+        pool = workers.Workers()
+        busy = [asyncio.create_task(pool.run(may_end.wait, 10)) for _ in range(workers.NUM_THREADS)]
+        await asyncio.sleep(0.02)
+        body = Body()
+        kept = weakref.ref(body)
+        waiting = asyncio.create_task(pool.run(id, body))
+        del body
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        del waiting
+        gc.collect()
+        assert kept() is None
+        may_end.set()
+        await asyncio.wait(busy)
 
     asyncio.run(scene())

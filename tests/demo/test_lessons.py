@@ -88,6 +88,21 @@ def test_no_lesson_attends_to_another_or_to_what_comes_later():
     assert masks["sliding_attention"][0, 0].int().tolist() == full
 
 
+@pytest.mark.parametrize(
+    ("done", "num_steps", "kinds"),
+    [(0, 2, "cc"), (0, 5, "cccmm"), (2, 5, "cmm"), (4, 5, "m"), (5, 5, ""), (5, 2, "")],
+)
+def test_copying_comes_first_and_an_interrupted_training_goes_on_where_it_was(
+    monkeypatch, done, num_steps, kinds
+):
+    class Stub:
+        def batches(self, draw):
+            return itertools.repeat("m" if draw.__name__ == "mixed" else "c")
+
+    monkeypatch.setattr(language, "COPYING_STEPS", 3)
+    assert "".join(language._stream(Stub(), random.Random(1), None, done, num_steps)) == kinds
+
+
 def _unpacked(batch):
     for ids, labels, numbers in zip(batch.token_ids, batch.labels, batch.lesson, strict=True):
         for number in range(int(numbers.max()) + 1):

@@ -61,8 +61,9 @@ def test_a_batch_that_is_only_too_large_goes_on_in_halves():
             runner.raise_in("decode", InsufficientMemoryError("Send less."), prompt=b"b")
             runner.open_gates()
             assert [await client.text() for client in clients] == ["Hello."] * 2
+        return [call for call in runner.calls if call[0] == "decode" and len(call) == 3]
 
-    asyncio.run(scene())
+    assert len(asyncio.run(scene())) == 1, "what was too large is not tried at every step"
 
 
 class Picture:

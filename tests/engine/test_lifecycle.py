@@ -211,6 +211,36 @@ def test_what_a_drain_has_no_time_for_is_told_so():
     asyncio.run(scene())
 
 
+def test_a_drain_does_not_wait_for_a_step_that_takes_long():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        async with started(runner) as engine:
+            runner.gates["decode"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"running", b"waiting")]
+            await asyncio.to_thread(runner.gates["decode"].wait_for_arrival)
+            await engine.drain(0)
+            assert [type(await client.error()) for client in clients] == [ShuttingDownError] * 2
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_closes_gives_no_place_in_line():
+    engine = engine_of(Loader())
+    engine.close()
+    with pytest.raises(ShuttingDownError), engine.place_in_line():
+        pass
+
+
+def test_who_comes_again_for_its_prompt_is_not_turned_away():
+    engine = Engine(Loader(), max_queue=0, prefill_chunk=64)
+    with engine.place_in_line():
+        with pytest.raises(OverloadedError), engine.place_in_line():
+            pass
+        with engine.place_in_line(again=True):
+            assert engine.num_waiting == 2
+    assert engine.num_waiting == 0
+
+
 def test_closing_fails_what_is_left_and_ends_the_thread():
     async def scene():
         runner = FakeRunner(num_slots=1, max_context=10**9)

@@ -24,6 +24,13 @@ class Cut:
 
 
 @dataclass
+class Short:
+    """Ends after so many bytes of the body as if they were all, as some proxies do; tells no length."""
+
+    after: int
+
+
+@dataclass
 class Stall:
     """Stops sending after so many bytes of the body, until the hub is told to ``resume``."""
 
@@ -50,7 +57,7 @@ class Denied:
     """Refuses without a word, as the CDN does when a link has expired."""
 
 
-Trouble = Cut | Stall | Corrupt | WholeFile | LoginPage | Denied
+Trouble = Cut | Short | Stall | Corrupt | WholeFile | LoginPage | Denied
 
 
 @dataclass(frozen=True)
@@ -255,15 +262,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = data[start:]
-        self.send_header("Content-Length", str(len(body)))
+        if isinstance(trouble, Short):
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self._send_body(name, body, trouble)
 
     def _send_body(self, name: str, body: bytes, trouble: Trouble | None) -> None:
         if isinstance(trouble, Corrupt):
             body = bytes(byte ^ 1 for byte in body[:1]) + body[1:]
-        pause = trouble.after if isinstance(trouble, Cut | Stall) else len(body)
+        pause = trouble.after if isinstance(trouble, Cut | Short | Stall) else len(body)
         self._write(name, body[:pause])
+        if isinstance(trouble, Short):
+            return
         if isinstance(trouble, Cut):
             self._hang_up(trouble.reset)
             return

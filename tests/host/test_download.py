@@ -18,7 +18,7 @@ from gemma3n_appliance.errors import DownloadError
 from gemma3n_appliance.host.download import ensure_model, is_on_disk
 from gemma3n_appliance.host.hub import Repository
 from gemma3n_appliance.settings import Settings
-from tests.fakes.hub import Corrupt, Cut, Denied, FakeHub, LoginPage, RefusalError, Stall, WholeFile
+from tests.fakes.hub import Corrupt, Cut, Denied, FakeHub, LoginPage, RefusalError, Short, Stall, WholeFile
 from tests.host.appliance import NEEDED, REPO, ROOT, WEIGHTS, Appliance, checkpoint
 from tests.waiting import wait_until
 
@@ -70,6 +70,13 @@ def test_a_lost_connection_is_taken_up_where_it_broke(appliance: Appliance, hub:
     assert hub.ranges(WEIGHTS)[0] is None
     if not reset:
         assert hub.ranges(WEIGHTS)[1:] == [f"bytes={2 * MB + 10}-"]
+
+
+def test_an_answer_that_ends_early_is_taken_up_too(appliance: Appliance, hub: FakeHub):
+    hub.trouble[WEIGHTS].extend([Short(after=2 * MB), Short(after=0), Short(after=10)])
+    assert appliance.download_impatiently().returncode == 0
+    assert (appliance.model_dir / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert hub.ranges(WEIGHTS)[1:] == [f"bytes={2 * MB + n}-" for n in (0, 0, 10)]
 
 
 def test_an_absent_hub_is_waited_for_through_minutes(appliance: Appliance, hub: FakeHub):

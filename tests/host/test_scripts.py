@@ -9,17 +9,22 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from tests.host.appliance import ROOT
+
+PIP = tuple(int(part) for part in pip.__version__.split(".")[:2])
 
 # A Python, and those of the .venv it makes; what is installed, and what does not work, are files beside bin/.
 PYTHON = """#!/bin/sh
 echo "$*" >> calls
 case "$*" in
+    "-m ensurepip"*) [ ! -e no-ensurepip ] && touch .venv/pip ;;
     *ensurepip*) [ ! -e no-ensurepip ] ;;
     "-m venv"*) for venv; do :; done; mkdir -p "$venv/bin"; cp "$0" "$venv/bin/python"; touch "$venv/pip" ;;
     *"-m pip"*--version) [ -e .venv/pip ] ;;
+    *"torch.cuda"*) [ -e .venv/torch ] && [ ! -e no-gpu ] ;;
     *"import torch"*) [ -e .venv/torch ] ;;
     *'version("torchvision")'*) [ -e .venv/torchvision ] ;;
     *"-m pip"*install*torchvision==*) [ ! -e no-torchvision ] && touch .venv/torchvision ;;
@@ -111,10 +116,17 @@ def test_setup_installs_a_torchvision_that_a_run_before_left_out(tree: Tree):
     assert tree.has(".venv/torchvision")
 
 
-def test_setup_replaces_an_environment_that_has_no_pip(tree: Tree):
+def test_setup_gives_pip_to_an_environment_that_has_none_and_removes_nothing(tree: Tree):
     tree.script(".venv/bin/python", PYTHON)
+    tree.write(".venv/somebodys")
+    tree.write("no-ensurepip")
+    failed = tree.run("setup")
+    assert failed.returncode == 1
+    assert "install python3-venv" in failed.stderr
+    (tree.path / "no-ensurepip").unlink()
     assert tree.run("setup").returncode == 0
     assert tree.has(".venv/pip")
+    assert tree.has(".venv/somebodys")
 
 
 def test_setup_wants_a_python_that_can_make_environments_with_pip(tree: Tree):
@@ -147,6 +159,18 @@ def test_setup_leaves_torch_on_a_jetson_to_nvidia(tree: Tree, release: str, advi
     assert "-m venv --system-site-packages .venv" in tree.calls
     assert "install" not in tree.calls
     assert "making .venv with ./system-python" in failed.stdout
+
+
+def test_setup_does_not_take_a_torch_that_misses_a_jetsons_gpu(tree: Tree):
+    tree.write("tegra-release", "# R36 (release), REVISION: 4.3\n")
+    tree.write(".venv/torch")
+    tree.write(".venv/torchvision")
+    tree.write("no-gpu")
+    tree.script(".venv/bin/python", PYTHON)
+    tree.write(".venv/pip")
+    failed = tree.run("setup")
+    assert failed.returncode == 1
+    assert "find its GPU" in failed.stderr
 
 
 def test_setup_takes_the_torch_that_a_jetson_has(tree: Tree):
@@ -201,6 +225,7 @@ def test_the_demo_does_not_announce_another_server(demo: Tree):
         ("Requires-Python: >=3.11", "alpha 1.0 needs Python >=3.11"),
     ],
 )
+@pytest.mark.skipif(PIP < (22, 2), reason="this pip cannot report what it would install")
 def test_pins_that_do_not_agree_on_a_jetson_are_named(demo: Tree, metadata: str, fault: str | None):
     wheel(demo.path / "wheels", "alpha", metadata)
     wheel(demo.path / "wheels", "beta", 'Provides-Extra: fast\nRequires-Dist: gamma; extra == "fast"')

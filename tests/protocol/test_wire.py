@@ -38,6 +38,12 @@ def test_a_model_has_passed_its_own_check_once_it_is_parsed():
     assert refusal({"weights": {}}).param == "weights"
 
 
+def test_what_is_refused_is_not_searched_for_unknown_fields():
+    with capture_logs() as logs, pytest.raises(InvalidRequestError):
+        parse(b'{"weights": {}, "new": 1}', Weights)
+    assert not logs
+
+
 def test_a_key_of_a_megabyte_is_not_sent_back_in_full():
     error = refusal({"weights": {"k" * 2**20: "x"}})
     assert error.param == ("weights." + "k" * 200)[:200]
