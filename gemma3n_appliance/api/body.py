@@ -62,11 +62,20 @@ async def _read(req: Request, max_mb: int) -> bytes:
 
 async def _next(pieces: AsyncIterator[bytes], timeout_s: float) -> bytes | None:
     """Returns None at the end."""
+    coming = asyncio.create_task(_piece(pieces))
     try:
-        return await asyncio.wait_for(anext(pieces, None), timeout_s)
-    except asyncio.TimeoutError:
-        raise falcon.HTTPError(
-            falcon.HTTP_408,
-            description="The body comes too slowly. Send it over a faster line, or send less.",
-            headers={"Connection": "close"},
-        ) from None
+        # Before Python 3.12, wait_for may lose a cancellation, and the client's hanging up with it.
+        await asyncio.wait({coming}, timeout=max(0.0, timeout_s))
+        if coming.done():
+            return coming.result()
+    finally:
+        coming.cancel()
+    raise falcon.HTTPError(
+        falcon.HTTP_408,
+        description="The body comes too slowly. Send it over a faster line, or send less.",
+        headers={"Connection": "close"},
+    )
+
+
+async def _piece(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
