@@ -150,6 +150,8 @@ def test_an_engine_that_cannot_go_on_says_so_to_everybody_now_and_later(name, er
             assert isinstance(await clients[2].error(), EngineError)
             if name == "release":
                 assert await clients[0].text() == "A"
+            else:
+                assert isinstance(await clients[0].error(), EngineError)
             await until(lambda: engine.state is EngineState.DEAD)
             assert isinstance(engine.last_error, EngineError)
             with pytest.raises(EngineError, match="restarted"):
