@@ -93,6 +93,9 @@ class ShuttingDownError(ApplianceError):
     status = 503
     code = "shutting_down"
 
+    def __init__(self, message: str = "The server is shutting down. Send the request again later.") -> None:
+        super().__init__(message)
+
 
 class InsufficientMemoryError(ApplianceError):
     """The device has not enough memory for this request; the engine lives on."""

@@ -68,7 +68,7 @@ async def _last_resort(exchange: _Exchange, error: BaseException) -> bool:
         log.error("unexpected_error", exc_info=error)
     if exchange.status is not None:
         return False
-    answer = ShuttingDownError("The server stops now. Send the request again.") if is_cut_off else UNEXPECTED
+    answer = ShuttingDownError() if is_cut_off else UNEXPECTED
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await exchange.send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": to_json(answer)})

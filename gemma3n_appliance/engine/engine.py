@@ -196,7 +196,7 @@ class Engine:
         self._refuse_new_requests()
         await _until(lambda: not self._unfinished, timeout_s)
         for sequence in list(self._unfinished):
-            sequence.sink(_shutting_down())
+            sequence.sink(ShuttingDownError())
 
     def close(self) -> None:
         """Stops the thread after the step it is in; requests that are left fail with ShuttingDownError.
@@ -212,7 +212,7 @@ class Engine:
         if self._loop is not None and self._loop.death is not None:
             raise self._loop.death.anew()
         if self._state is EngineState.DRAINING:
-            raise _shutting_down()
+            raise ShuttingDownError()
 
     def _running(self) -> tuple[LoadedModel, Loop]:
         self._require_open()
@@ -276,10 +276,6 @@ class Engine:
         self._model = model
         if self._end_loading(EngineState.READY):
             loop.run()
-
-
-def _shutting_down() -> ShuttingDownError:
-    return ShuttingDownError("The server is shutting down. Send the request again later.")
 
 
 async def _until(condition: Callable[[], bool], timeout_s: float) -> None:

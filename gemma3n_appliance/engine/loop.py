@@ -77,9 +77,7 @@ class Loop:
     def _stop(self) -> None:
         self._is_stopping = True
         for sequence in self._scheduler.sequences():
-            self._fail(
-                sequence, ShuttingDownError("The server is shutting down. Send the request again later.")
-            )
+            self._fail(sequence, ShuttingDownError())
 
     def _step(self) -> None:
         while (admitted := self._scheduler.admit()) is not None:
@@ -88,8 +86,9 @@ class Loop:
             self._prefill(*next_prefill)
         if self._scheduler.decoding:
             running = list(self._scheduler.decoding.items())
-            for start in range(0, len(running), self._batch_limit):
-                self._decode(running[start : start + self._batch_limit])
+            limit = self._batch_limit  # a batch that fails or ends moves it, and this step is cut already
+            for start in range(0, len(running), limit):
+                self._decode(running[start : start + limit])
 
     def _begin(self, slot: int, sequence: Sequence) -> None:
         sequence.admitted_s = time.monotonic()

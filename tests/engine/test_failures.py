@@ -66,6 +66,26 @@ def test_a_batch_that_is_only_too_large_goes_on_in_halves():
     assert len(asyncio.run(scene())) == 1, "what was too large is not tried at every step"
 
 
+def test_a_step_made_of_parts_serves_everybody_once_though_someone_ends_in_it():
+    async def scene():
+        runner = FakeRunner(num_slots=6, answers={b"a": b"x" * 12}, answer=b"y" * 30)
+        async with started(runner) as engine:
+            runner.gates["begin"].close()
+            clients = [await Client.asking(engine, prompt) for prompt in (b"a", b"b", b"c", b"d", b"e", b"f")]
+            runner.raise_in("decode", InsufficientMemoryError("Send less."), prompt=b"f", times=2)
+            runner.open_gates()
+            answers = [await client.text() for client in clients]
+        return answers, [call[1:] for call in runner.calls if call[0] == "decode"]
+
+    answers, steps = asyncio.run(scene())
+    assert answers == ["x" * 12, *["y" * 30] * 5]
+    in_parts = steps[steps.index((5,)) + 1 :]
+    while 2 not in in_parts[-1]:  # whoever came earlier ends earlier
+        in_parts.pop()
+    lead = [sum((2 in step) - (5 in step) for step in in_parts[:n]) for n in range(1, len(in_parts) + 1)]
+    assert set(lead) == {0, 1}, "within a step the third comes before the last, and each once"
+
+
 class Picture:
     """A part of a request that can be seen to be freed."""
 
