@@ -85,10 +85,11 @@ def one_picture(rng: random.Random, asked: Wordings, media: Media = FRESH) -> Ex
     return Exchange(asked.ask(rng, key), fix_article(answer), [picture])
 
 
-def two_pictures(rng: random.Random, asked: Wordings, media: Media = FRESH) -> Exchange:
-    """Asks which of two pictures is which."""
+def two_pictures(rng: random.Random, asked: Wordings, media: Media = FRESH, alike: float = 0.0) -> Exchange:
+    """Asks which of two pictures is which; a share ``alike`` of the pairs has colour or shape in common."""
     first, second = media.picture(rng), media.picture(rng)
-    while first.thing == second.thing:
+    must_be_alike = rng.random() < alike
+    while first.thing == second.thing or (must_be_alike and not _alike(first, second)):
         second = media.picture(rng)
     key = rng.choice(("two_describe", "two_first", "two_second", "two_which", "two_which"))
     wanted = rng.choice((first, second))
@@ -170,6 +171,10 @@ def careless(rng: random.Random, text: str) -> str:
 def fix_article(text: str) -> str:
     """Orange is the only colour that takes "an"."""
     return text.replace("A orange", "An orange").replace("a orange", "an orange")
+
+
+def _alike(first: pictures.Picture, second: pictures.Picture) -> bool:
+    return first.colour == second.colour or first.shape == second.shape
 
 
 def _table(name: str) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ def shown(rng: random.Random, asked: c.Wordings, media: c.Media = c.FRESH) -> c.
         if rng.random() < 0.2:
             exchanges.append(_again(rng, asked, exchanges[0]))
     elif kind < 0.9:
-        exchanges = [c.two_pictures(rng, asked, media)]
+        exchanges = [c.two_pictures(rng, asked, media, alike=0.4)]
     else:
         exchanges = [c.tone(rng, asked, media)]
     exchanges[0].text = c.careless(rng, exchanges[0].text)

@@ -36,14 +36,19 @@ class Picture:
         return f"{self.colour} {self.shape}"
 
 
-def draw(rng: random.Random, colour: str | None = None, shape: str | None = None) -> Picture:
-    """Draws one shape of any size and position on a light background, as RGB of 96 to 480 pixels a side."""
+def draw(
+    rng: random.Random, colour: str | None = None, shape: str | None = None, largest: float = 0.48
+) -> Picture:
+    """Draws one shape of any size and position on a light background, as RGB of 96 to 480 pixels a side.
+
+    ``largest`` bounds its radius, as a share of the shorter side.
+    """
     colour = colour or rng.choice(tuple(COLOURS))
     shape = shape or rng.choice(SHAPES)
     width, height = _canvas(rng)
     image = Image.new("RGB", (width, height), _light(rng))
     side = min(width, height)
-    radius = max(10.0, side * math.exp(rng.uniform(math.log(0.08), math.log(0.48))))
+    radius = max(10.0, side * math.exp(rng.uniform(math.log(0.08), math.log(largest))))
     x = rng.uniform(radius, width - radius)
     y = rng.uniform(radius, height - radius)
     pen = ImageDraw.Draw(image)

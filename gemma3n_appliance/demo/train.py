@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from transformers import Gemma3nForConditionalGeneration, Gemma3nProcessor, GemmaTokenizer
 
-from . import checkpoint, conversations, language, senses, vocabulary
+from . import checkpoint, conversations, language, pictures, senses, vocabulary
 
 SEED = 20261123
 NUM_MERGES = 600
-VISION_STEPS = 600
+VISION_STEPS = 1_000
 AUDIO_STEPS = 150
-LANGUAGE_STEPS = 6_200
+LANGUAGE_STEPS = 5_800
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ def tokenizer() -> GemmaTokenizer:
     """Learns the tokenizer from everything the checkpoint is taught to hear and say."""
     taught = conversations.wordings("taught")
     asked = [text for texts in taught.by_key.values() for text in texts]
-    said = [text for text in ("user", "model", *taught.answers.values()) for _ in range(20)]
+    seen = [f"the {colour} {shape}" for colour in pictures.COLOURS for shape in pictures.SHAPES]
+    said = [text for text in ("user", "model", *seen, *taught.answers.values()) for _ in range(20)]
     return vocabulary.build([*asked, *said], NUM_MERGES)
 
 

@@ -29,6 +29,10 @@ def a_word(rng: random.Random) -> str:
         word = invented(rng, word)
     elif kind < 0.5:
         word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 6)))
+    if rng.random() < 0.12:
+        # Doubled letters are the ones lost in copying.
+        i = rng.randrange(len(word))
+        word = word[:i] + word[i] + word[i:]
     style = rng.random()
     if style < 0.12:
         return word.capitalize()
