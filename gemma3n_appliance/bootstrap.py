@@ -1,6 +1,7 @@
 """Composition root: Settings → Prompts and Engine → ASGI app. The only module that knows them all."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import structlog
@@ -8,10 +9,16 @@ import structlog
 from .api.app import create
 from .api.disconnect import Receive, Scope, Send
 from .engine.engine import Engine
+from .engine.pulse import Pulse
 from .engine.runner import LoadedModel
+from .host import systemd
 from .host.download import ensure_model, is_on_disk
+from .host.warm_up import warm_up
 from .prompt.prompts import Prompts
 from .settings import Settings, load
+
+# A download takes as long as it takes, but weights on the disk that take longer are on one that hangs.
+WEIGHTS_LIMIT_S = 900.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,20 +47,23 @@ def app() -> Appliance:
 def build(settings: Settings) -> Appliance:
     """Returns the app, whose engine starts once the server does."""
     prompts = Prompts(settings)
+    pulse = Pulse(settings.step_limit)
     engine = Engine(
-        lambda: _load_model(settings, prompts),
+        lambda: _load_model(settings, prompts, pulse),
         max_queue=settings.max_queue,
         prefill_chunk=settings.prefill_chunk,
+        pulse=pulse,
     )
     return Appliance(settings, engine, prompts)
 
 
 class EngineLifespan:
-    """Starts and stops the engine with the server, as Falcon's middleware."""
+    """Starts and stops the engine, and its reports to systemd, with the server; as Falcon's middleware."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
+        self._reporting: asyncio.Task[None] | None = None
 
     async def process_startup(self, _scope: object, _event: object) -> None:
         """Begins to load a model that is on disk; one that is not waits for the first request."""
@@ -61,23 +71,34 @@ class EngineLifespan:
         log.info("started", model=self._settings.repo_id, on_disk=on_disk)
         if on_disk:
             self._engine.start_loading()
+        if systemd.started_us():
+            reporter = systemd.Reporter(self._engine, self._settings.repo_id)
+            self._reporting = asyncio.create_task(reporter.run())
 
     async def process_shutdown(self, _scope: object, _event: object) -> None:
         """Ends the engine, which the server has drained."""
         await asyncio.to_thread(self._engine.close)
+        if self._reporting:
+            self._reporting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reporting
         log.info("stopped")
 
 
-def _load_model(settings: Settings, prompts: Prompts) -> LoadedModel:
+def _load_model(settings: Settings, prompts: Prompts, pulse: Pulse) -> LoadedModel:
     """Runs in the engine's thread; importing torch alone takes seconds, in which /health answers."""
     directory: Path = ensure_model(settings)
     _ = prompts.files  # a checkpoint that cannot be prompted is not worth loading
+    pulse.beat(WEIGHTS_LIMIT_S)
     from .model.loader import load as load_weights
 
-    return load_weights(
+    model = load_weights(
         directory,
         device=settings.device,
         dtype=settings.dtype,
         num_slots=settings.num_slots,
         context_length=settings.context_length,
     )
+    warm_up(model, prompts, settings.prefill_chunk, pulse)
+    pulse.rest()
+    return model

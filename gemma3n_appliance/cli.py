@@ -1,4 +1,4 @@
-"""The command line: ``gemma3n-appliance download`` and ``serve``. Settings come from the environment."""
+"""The command line: ``gemma3n-appliance download``, ``warm``, ``serve``; settings are in the environment."""
 
 import argparse
 import os
@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .errors import ApplianceError
-from .host.download import check_model, ensure_model
+from .host import systemd
+from .host.download import check_model, ensure_model, mend_model
 from .host.progress import Progress, ProgressBar, ProgressLines
 from .settings import Settings, SettingsError, load
 
@@ -41,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     download.set_defaults(command=_download)
 
+    warm = commands.add_parser("warm", help="make the model's files complete, intact and quick to read")
+    warm.set_defaults(command=_warm)
+
     serve = commands.add_parser("serve", help="start the server")
     serve.set_defaults(command=_serve)
     return parser
@@ -69,6 +73,18 @@ def _check(settings: Settings) -> int:
     return 0
 
 
+def _warm(settings: Settings, _options: argparse.Namespace) -> int:
+    """What gemma3n-cache-warm.service runs; systemd shows the last line as the unit's status."""
+    directory = mend_model(settings, _progress())
+    _tell(f"{settings.repo_id} is complete and intact in {directory}")
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+    systemd.notify(systemd.status(line))
+
+
 def _serve(_settings: Settings, _options: argparse.Namespace) -> int:
     # Becomes gunicorn rather than starting it, so that signals and systemd's watch reach the server itself.
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:gemma3n_appliance.gunicorn_conf"]
@@ -76,9 +92,10 @@ def _serve(_settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _progress() -> Progress:
-    return ProgressBar() if sys.stderr.isatty() else ProgressLines(lambda line: print(line, file=sys.stderr))
+    return ProgressBar() if sys.stderr.isatty() else ProgressLines(_tell)
 
 
 def _fail(message: str, exit_code: int) -> int:
     print(f"gemma3n-appliance: {message}", file=sys.stderr)
+    systemd.notify(systemd.status(f"failed: {message}"))
     return exit_code

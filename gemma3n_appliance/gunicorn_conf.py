@@ -2,7 +2,10 @@
 
 import sys
 
-from .host import logs
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from .host import logs, systemd
 from .host.worker import GRACEFUL_SHUTDOWN_S, ApplianceWorker
 from .settings import Settings, SettingsError, load
 
@@ -34,6 +37,19 @@ keepalive = 75
 proc_name = "gemma3n-appliance"
 logger_class = logs.GunicornLogger
 accesslog = None
+
+
+def on_starting(_arbiter: object) -> None:
+    """Runs before gunicorn would tell systemd anything."""
+    systemd.move_socket_aside()
+
+
+def child_exit(arbiter: Arbiter, _worker: object) -> None:
+    """Ends the server with its worker under systemd, which starts it again, later and later if need be."""
+    is_stopping = not arbiter.LISTENERS
+    if systemd.started_us() and not is_stopping:
+        raise HaltServer("The worker has ended.", 1)
+
 
 # gunicorn 27 would open a control socket in the home directory.
 control_socket_disable = True

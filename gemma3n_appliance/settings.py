@@ -1,9 +1,11 @@
 """Every option of the appliance: environment variables, typed, bounded, read once and never changed.
 
-A file ``.env`` in the working directory counts as environment that real variables go before.
+A file ``.env`` in the working directory counts as environment that real variables go before, and so do the
+credentials that systemd hands a service (systemd.exec(5), LoadCredential): ``hf_token`` is HF_TOKEN.
 `.env.example` lists them all; a test compares the two.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -54,6 +56,7 @@ class Settings(BaseSettings):
     prefill_chunk: int = Field(512, ge=16)
     max_queue: int = Field(32, ge=0)
     load_wait: float = Field(300.0, ge=0.0)
+    step_limit: float = Field(300.0, ge=1.0)
 
     max_body_mb: int = Field(32, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)
@@ -117,16 +120,20 @@ def load() -> Settings:
     Raises:
         SettingsError: a variable has a value it cannot take, or ``.env`` cannot be read.
     """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY") or None
+    if credentials and not Path(credentials).is_dir():
+        raise SettingsError(f"CREDENTIALS_DIRECTORY={credentials!r} is no directory: unset it")
+    files = str(Path(".env").absolute()) + (f" or a credential in {credentials}" if credentials else "")
     try:
-        return Settings()
+        return Settings(_secrets_dir=credentials)
     except ValidationError as error:
         problems = "; ".join(_problem(str(e["loc"][0]), e["input"], e["msg"]) for e in error.errors())
         raise SettingsError(f"{problems} (see .env.example)") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{Path('.env').absolute()} is not UTF-8 text: save it as UTF-8") from None
+        raise SettingsError(f"{files} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
         raise SettingsError(
-            f"cannot read {Path('.env').absolute()} ({error.strerror}): let this user read it, or remove it"
+            f"cannot read {files} ({error.strerror}): let this user read it, or remove it"
         ) from None
 
 

@@ -142,3 +142,11 @@ def test_a_model_name_means_a_repository_and_a_directory(monkeypatch, name, repo
     monkeypatch.setenv("MODEL_NAME", name)
     settings = load()
     assert (settings.repo_id, settings.model_dir) == (repo_id, Path(directory))
+
+
+def test_a_credential_of_systemd_is_a_setting_that_the_environment_goes_before(monkeypatch, tmp_path):
+    (tmp_path / "hf_token").write_text("hf_of_the_board\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load().hf_token.get_secret_value() == "hf_of_the_board"
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
+    assert load().hf_token.get_secret_value() == "hf_of_the_shell"

@@ -20,6 +20,7 @@ from ..errors import (
 )
 from .events import Event, Finished
 from .loop import Loop
+from .pulse import Pulse
 from .request import GenerationRequest
 from .runner import LoadedModel
 from .sequence import Sequence
@@ -29,8 +30,6 @@ log = structlog.get_logger(__name__)
 LOADING_RETRY_AFTER_S = 10
 # A load that failed is not tried again sooner than this, however many ask: it may read gigabytes each time.
 RELOAD_PAUSE_S = 10.0
-# Longer than a chunk of a prompt takes the largest model on the slowest machine.
-STUCK_S = 300.0
 JOIN_S = 10.0
 POLL_S = 0.05
 
@@ -52,11 +51,17 @@ class EngineState(str, Enum):
 class Engine:
     """Owns the thread in which a model is loaded and runs. Its methods belong to the event loop's thread."""
 
-    def __init__(self, load: Callable[[], LoadedModel], *, max_queue: int, prefill_chunk: int) -> None:
-        """``load`` is called in the engine's thread; ``max_queue`` requests may wait for a slot."""
+    def __init__(
+        self, load: Callable[[], LoadedModel], *, max_queue: int, prefill_chunk: int, pulse: Pulse
+    ) -> None:
+        """``load`` is called in the engine's thread; ``max_queue`` requests may wait for a slot.
+
+        The engine counts as stuck once ``pulse`` is overdue, which ``load`` may beat too.
+        """
         self._load = load
         self._max_queue = max_queue
         self._prefill_chunk = prefill_chunk
+        self._pulse = pulse
         self._state = EngineState.IDLE
         self._state_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -72,7 +77,7 @@ class Engine:
         """What the engine is doing."""
         if self._loop and self._loop.death:
             return EngineState.DEAD
-        return EngineState.STUCK if self.stalled_s > STUCK_S else self._state
+        return EngineState.STUCK if self._pulse.is_overdue else self._state
 
     @property
     def last_error(self) -> ApplianceError | None:
@@ -98,12 +103,6 @@ class Engine:
     def num_waiting(self) -> int:
         """How many requests wait for a slot, or are on their way to the line."""
         return len(self._unfinished) - self.num_running + self._num_in_preparation
-
-    @property
-    def stalled_s(self) -> float:
-        """Seconds since the thread last finished a step while it has work; 0 while it has none."""
-        last_progress_s = self._loop.last_progress_s if self._loop else None
-        return 0.0 if last_progress_s is None else time.monotonic() - last_progress_s
 
     @property
     def has_room(self) -> bool:
@@ -268,11 +267,12 @@ class Engine:
         try:
             model = self._load()
         except BaseException as error:  # panics of libraries written in Rust are no Exception
+            self._pulse.rest()
             self._load_error = _explained(error)
             self._load_failed_s = time.monotonic()
             self._end_loading(EngineState.FAILED)
             return
-        loop = self._loop = Loop(model, self._prefill_chunk)
+        loop = self._loop = Loop(model, self._prefill_chunk, self._pulse)
         self._model = model
         if self._end_loading(EngineState.READY):
             loop.run()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from ..errors import ApplianceError, EngineError, ShuttingDownError
+from .pulse import Pulse
 from .runner import LoadedModel
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -24,17 +25,16 @@ class Loop:
     public attributes are for these to read.
     """
 
-    def __init__(self, model: LoadedModel, prefill_chunk: int) -> None:
+    def __init__(self, model: LoadedModel, prefill_chunk: int, pulse: Pulse) -> None:
         self._runner = model.runner
         self._prefill_chunk = prefill_chunk
+        self._pulse = pulse
         self._scheduler = Scheduler(model.runner.num_slots)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._is_stopping = False
         self._batch_limit = model.runner.num_slots
         self.wait_estimate = WaitEstimate()
         self.death: EngineError | None = None
-        self.last_progress_s: float | None = None
-        """``time.monotonic()`` of the last step's end; None while there is nothing to do."""
 
     def submit(self, sequence: Sequence) -> None:
         """Puts a sequence in line. A dead engine fails it at once."""
@@ -56,14 +56,14 @@ class Loop:
                 self._step()
             except BaseException as error:  # panics of libraries written in Rust are no Exception
                 self._die(error)
-            self.last_progress_s = time.monotonic()
-        self.last_progress_s = None
+            self._pulse.beat()
+        self._pulse.rest()
 
     def _take_commands(self) -> None:
         if not self._scheduler.has_work:
-            self.last_progress_s = None
+            self._pulse.rest()
             command = self._commands.get()
-            self.last_progress_s = time.monotonic()
+            self._pulse.beat()
             command()
         while not self._commands.empty():
             self._commands.get()()

@@ -18,7 +18,7 @@ import structlog
 from ..errors import DownloadError
 from ..settings import Settings
 from .hub import Repository, size_of
-from .manifest import FileRecord, Manifest
+from .manifest import BLOCK_BYTES, FileRecord, Manifest
 from .progress import MB, Progress, ProgressLines
 
 log = structlog.get_logger(__name__)
@@ -63,6 +63,24 @@ def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:
     return directory
 
 
+def mend_model(settings: Settings, progress: Progress) -> Path:
+    """Verifies every checksum, removes what is corrupt, and downloads what is missing.
+
+    Reading everything leaves it in the page cache, as far as memory goes.
+
+    Raises:
+        DownloadError: files cannot be had, or one in a directory of the owner's is corrupt.
+    """
+    directory = settings.model_dir
+    with _disk_errors_explained(settings):
+        if settings.is_local:
+            _verify_or_read(directory, progress)
+        elif manifest := _manifest_on_disk(settings):
+            with _locked(directory, progress):
+                _remove_corrupt(directory, manifest, progress)
+    return ensure_model(settings, progress)
+
+
 def check_model(settings: Settings, progress: Progress) -> Iterator[str]:
     """Compares every file with the manifest, without the network, and yields what is wrong, file by file.
 
@@ -90,6 +108,31 @@ def _faults(settings: Settings, progress: Progress) -> Iterator[str]:
         for name, record in manifest.files.items():
             if fault := record.fault(directory / name, progress.advance):
                 yield fault
+
+
+def _verify_or_read(directory: Path, progress: Progress) -> None:
+    """Compares the owner's files with the manifest; where there is none, it only reads the weights."""
+    if manifest := Manifest.read(directory):
+        with progress.track(f"Checking {directory}", manifest.num_bytes):
+            for name, record in manifest.files.items():
+                if fault := record.fault(directory / name, progress.advance):
+                    raise DownloadError(f"{fault}: copy it to {directory} once more")
+        return
+    weights = sorted(directory.glob("*.safetensors"))
+    with progress.track(f"Reading {directory}", sum(map(size_of, weights))):
+        for path in weights:
+            with path.open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    progress.advance(len(block))
+
+
+def _remove_corrupt(directory: Path, manifest: Manifest, progress: Progress) -> None:
+    with progress.track(f"Checking {manifest.repo}", manifest.num_bytes):
+        for name, record in manifest.files.items():
+            path = directory / name
+            if path.is_file() and (fault := record.fault(path, progress.advance)):
+                progress.say(f"{fault}; it is removed, and fetched again")
+                path.unlink()
 
 
 def _is_complete(settings: Settings) -> bool:

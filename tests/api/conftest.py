@@ -10,6 +10,7 @@ import uvicorn
 
 from gemma3n_appliance.bootstrap import Appliance
 from gemma3n_appliance.engine.engine import Engine
+from gemma3n_appliance.engine.pulse import Pulse
 from gemma3n_appliance.engine.runner import LoadedModel
 from gemma3n_appliance.host.worker import ApplianceProtocol, ApplianceServer
 from gemma3n_appliance.prompt.prompts import Prompts
@@ -23,7 +24,12 @@ class Served:
     """The app on a port of its own, as the worker serves it, over an engine with a fake runner."""
 
     def __init__(self, settings: Settings, load: Callable[[], LoadedModel]) -> None:
-        self.engine = Engine(load, max_queue=settings.max_queue, prefill_chunk=settings.prefill_chunk)
+        self.engine = Engine(
+            load,
+            max_queue=settings.max_queue,
+            prefill_chunk=settings.prefill_chunk,
+            pulse=Pulse(settings.step_limit),
+        )
         app = Appliance(settings, self.engine, Prompts(settings))
         config = uvicorn.Config(
             app, http=ApplianceProtocol, ws="none", lifespan="on", log_config=None, access_log=False

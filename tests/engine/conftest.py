@@ -4,14 +4,17 @@ from contextlib import asynccontextmanager
 
 from gemma3n_appliance.engine.engine import Engine
 from gemma3n_appliance.engine.events import Event, Finished, FinishReason, TextDelta
+from gemma3n_appliance.engine.pulse import Pulse
 from tests.fakes.runner import TIMEOUT_S, FakeRunner, request
 
 
 @asynccontextmanager
 async def started(
-    runner: FakeRunner, *, max_queue: int = 8, prefill_chunk: int = 64
+    runner: FakeRunner, *, max_queue: int = 8, prefill_chunk: int = 64, step_limit_s: float = 300
 ) -> AsyncIterator[Engine]:
-    engine = Engine(runner.loaded, max_queue=max_queue, prefill_chunk=prefill_chunk)
+    engine = Engine(
+        runner.loaded, max_queue=max_queue, prefill_chunk=prefill_chunk, pulse=Pulse(step_limit_s)
+    )
     try:
         await engine.wait_ready(TIMEOUT_S)
         yield engine

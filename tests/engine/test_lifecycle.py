@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from gemma3n_appliance.engine import engine as engine_module
 from gemma3n_appliance.engine.engine import Engine, EngineState
+from gemma3n_appliance.engine.pulse import Pulse
 from gemma3n_appliance.engine.runner import LoadedModel
 from gemma3n_appliance.errors import (
     ApplianceError,
@@ -43,7 +44,7 @@ class Loader:
 
 
 def engine_of(loader: Loader) -> Engine:
-    return Engine(loader, max_queue=8, prefill_chunk=64)
+    return Engine(loader, max_queue=8, prefill_chunk=64, pulse=Pulse(300))
 
 
 def test_a_model_is_loaded_once_by_the_first_who_needs_it_and_not_in_their_thread():
@@ -169,7 +170,7 @@ def test_a_failed_load_leaves_nothing_in_memory():
             raise InsufficientMemoryError("Too small.") from error
 
     async def scene():
-        engine = Engine(load, max_queue=8, prefill_chunk=64)
+        engine = Engine(load, max_queue=8, prefill_chunk=64, pulse=Pulse(300))
         engine.start_loading()
         await until(lambda: engine.state is EngineState.FAILED)
         gc.collect()
@@ -232,7 +233,7 @@ def test_a_server_that_closes_gives_no_place_in_line():
 
 
 def test_who_comes_again_for_its_prompt_is_not_turned_away():
-    engine = Engine(Loader(), max_queue=0, prefill_chunk=64)
+    engine = Engine(Loader(), max_queue=0, prefill_chunk=64, pulse=Pulse(300))
     with engine.place_in_line():
         with pytest.raises(OverloadedError), engine.place_in_line():
             pass

@@ -108,7 +108,7 @@ class FakeHub:
     The trouble named ``api`` is that of what it tells about repositories.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.valid_tokens: set[str] = set()
         self.token_faults: dict[str, RefusalError] = {}
@@ -117,7 +117,7 @@ class FakeHub:
         self.bytes_sent: dict[str, int] = defaultdict(int)
         self.has_stalled = threading.Event()
         self._resumed = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _handler_for(self))
+        self._server = _Server((host, port), _handler_for(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property

@@ -82,12 +82,17 @@ class Appliance:
         return self.model_dir / f"{WEIGHTS}.partial"
 
     def start(
-        self, *arguments: str, prelude: str = "", stderr: int = subprocess.PIPE, **environment: str
+        self,
+        *arguments: str,
+        command: str = "download",
+        prelude: str = "",
+        stderr: int = subprocess.PIPE,
+        **environment: str,
     ) -> subprocess.Popen[str]:
-        """Starts ``gemma3n-appliance download`` as a process of its own."""
+        """Starts ``gemma3n-appliance download``, or another command, as a process of its own."""
         program = ["-c", prelude + COMMAND_LINE] if prelude else ["-m", "gemma3n_appliance"]
         process = subprocess.Popen(
-            [sys.executable, *program, "download", *arguments],
+            [sys.executable, *program, command, *arguments],
             cwd=self.home,  # the developer's .env is none of our business
             env=self._environment | environment,
             stdout=subprocess.PIPE,
@@ -111,6 +116,12 @@ class Appliance:
 
     def download_impatiently(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self._finish(self.start(*arguments, prelude=IMPATIENT, **environment))
+
+    def run(
+        self, command: str, *, offline: bool = False, impatient: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        prelude = OFFLINE * offline + IMPATIENT * impatient
+        return self._finish(self.start(command=command, prelude=prelude, **environment))
 
     def present(self) -> list[str]:
         """The model's files on disk, without the manifest."""

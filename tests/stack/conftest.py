@@ -39,7 +39,7 @@ def environment(**settings: str) -> dict[str, str]:
 class Stack:
     """The appliance as it is started on a machine: gunicorn, its worker, the engine, the model."""
 
-    def __init__(self, directory: Path, log: Path) -> None:
+    def __init__(self, directory: Path, log: Path, **settings: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
@@ -55,6 +55,7 @@ class Stack:
                     DEVICE="cpu",
                     CONTEXT_LENGTH="2048",
                     HOME=str(log.parent),
+                    **settings,
                 ),
                 stderr=stderr,
             )

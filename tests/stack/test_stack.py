@@ -1,6 +1,7 @@
 """The real thing, from the command line to the answer."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from tests.fakes.media import audio_part, image_part, picture
+from tests.fakes.notify_socket import NotifySocket
 from tests.waiting import wait_until
 
 from .conftest import Stack, environment
@@ -92,3 +94,24 @@ def test_a_setting_that_cannot_be_ends_the_start_with_one_line():
     assert started.returncode == 2
     assert started.stderr.startswith("gemma3n-appliance: CONTEXT_LENGTH='5'")
     assert started.stderr.count("\n") == 1
+
+
+def test_systemd_hears_that_the_server_is_ready_once_the_model_has_answered(directory: Path, log: Path):
+    with (
+        NotifySocket(log.parent) as manager,
+        Stack(directory, log, NOTIFY_SOCKET=manager.address) as stack,
+    ):
+        wait_until(lambda: "READY=1" in manager.told)
+        assert all(f"event=warmed_up path={path}" in stack.log for path in ("text", "image", "audio"))
+        assert "STATUS=Gunicorn arbiter booted" not in manager.told
+        assert stack.stop() == 0
+
+
+def test_a_start_under_systemd_whose_model_cannot_be_loaded_ends_and_says_why(directory: Path, log: Path):
+    broken = shutil.copytree(directory, log.parent / "broken")
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with NotifySocket(log.parent) as manager:
+        stack = Stack(broken, log, NOTIFY_SOCKET=manager.address)
+        assert stack.process.wait(60) == 1
+        assert "READY=1" not in manager.told
+        wait_until(lambda: any(told.startswith("STATUS=failed: ") for told in manager.told))
