@@ -125,12 +125,6 @@ def worker(board: Machine) -> str:
     return board.shell(f"pgrep -P $(systemctl show -P MainPID {API})").strip()
 
 
-def test_no_device_is_hidden_from_the_server(board: Machine):
-    """As a GPU's would be, by a list of devices that are allowed."""
-    assert board.property_of(API, "DevicePolicy") == "auto"
-    assert board.property_of(API, "DeviceAllow") == ""
-
-
 def test_a_killed_worker_has_the_server_started_again(board: Machine):
     before = number_of_restarts(board)
     board.run("kill", "-9", worker(board))
@@ -182,9 +176,9 @@ def test_a_hung_step_is_ended_by_the_watchdog(board: Machine, drop_in: Path):
 
 
 def test_a_server_that_says_nothing_is_ended_by_the_watchdog(board: Machine, drop_in: Path):
-    drop_in.write_text("[Service]\nWatchdogSec=4\n")
+    drop_in.write_text("[Service]\nWatchdogSec=8\n")
     board.shell(f"systemctl daemon-reload && systemctl restart {API}")
-    time.sleep(6)  # longer than it may be silent
+    time.sleep(10)  # longer than it may be silent
     assert number_of_restarts(board) == 0
     board.run("kill", "-STOP", worker(board))
     wait_until(lambda: number_of_restarts(board) == 1, timeout_s=60)
