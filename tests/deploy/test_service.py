@@ -264,7 +264,8 @@ def test_a_network_lost_in_mid_download_is_waited_for(board: Machine, hub: Hub):
     board.plug_in()
     wait_until(lambda: board.property_of(WARM, "ActiveState") == "active", timeout_s=60)
     [first, *_, again] = hub.fake.ranges("model.safetensors")
-    assert (first, again) == (None, "bytes=2000000-")
+    assert first is None
+    assert int(again.removeprefix("bytes=").rstrip("-")) > 1_000_000  # it went on, and did not begin again
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_again_ever_later(board: Machine):
