@@ -28,7 +28,8 @@ def cached(cache: Path) -> Path:
 
 
 def admit(root: Path, public_key: Path) -> None:
-    """Lets the key's owner log in."""
+    """Lets the key's owner log in, and pip find what it finds here."""
+    (root / "etc/pip.conf").write_text(_pip_conf())
     ssh = root / "root/.ssh"
     ssh.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(public_key, ssh / "authorized_keys")
@@ -59,7 +60,6 @@ def _furnish(root: Path) -> None:
         shutil.copy(certificate, root / "usr/local/share/ca-certificates")
     subprocess.run(["chroot", root, "update-ca-certificates"], check=True, capture_output=True)
     (root / "etc/apt/apt.conf.d/90host").write_text("".join(f"{line}\n" for line in _apt_settings()))
-    (root / "etc/pip.conf").write_text(_pip_conf())
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     (root / "etc/environment").write_text("".join(f"{name}={value}\n" for name, value in proxies.items()))
     (root / "etc/ssh/sshd_config.d/lab.conf").write_text("UseDNS no\nPermitRootLogin prohibit-password\n")
@@ -74,7 +74,7 @@ def _furnish(root: Path) -> None:
 
 def _fingerprint() -> str:
     """A name for everything that makes the root what it is."""
-    here = Path("/etc/os-release").read_text() + "".join(_apt_settings()) + _pip_settings()
+    here = Path("/etc/os-release").read_text() + "".join(_apt_settings())
     return hashlib.sha256((here + Path(__file__).read_text()).encode()).hexdigest()[:12]
 
 
