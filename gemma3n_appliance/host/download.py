@@ -104,19 +104,23 @@ def _faults(settings: Settings, progress: Progress) -> Iterator[str]:
             f"{directory} holds {manifest.repo} at {manifest.revision}, not {settings.repo_id} at "
             f"{settings.model_revision}: run `gemma3n-appliance download`"
         )
+    for _, fault in _faulty(directory, manifest, progress):
+        yield fault
+
+
+def _faulty(directory: Path, manifest: Manifest, progress: Progress) -> Iterator[tuple[Path, str]]:
+    """Compares every file with the manifest; yields those that are not as they should be, and why."""
     with progress.track(f"Checking {manifest.repo}", manifest.num_bytes):
         for name, record in manifest.files.items():
             if fault := record.fault(directory / name, progress.advance):
-                yield fault
+                yield directory / name, fault
 
 
 def _verify_or_read(directory: Path, progress: Progress) -> None:
     """Compares the owner's files with the manifest; where there is none, it only reads the weights."""
     if manifest := Manifest.read(directory):
-        with progress.track(f"Checking {directory}", manifest.num_bytes):
-            for name, record in manifest.files.items():
-                if fault := record.fault(directory / name, progress.advance):
-                    raise DownloadError(f"{fault}: copy it to {directory} once more")
+        for _, fault in _faulty(directory, manifest, progress):
+            raise DownloadError(f"{fault}: copy it to {directory} once more")
         return
     weights = sorted(directory.glob("*.safetensors"))
     with progress.track(f"Reading {directory}", sum(map(size_of, weights))):
@@ -127,12 +131,10 @@ def _verify_or_read(directory: Path, progress: Progress) -> None:
 
 
 def _remove_corrupt(directory: Path, manifest: Manifest, progress: Progress) -> None:
-    with progress.track(f"Checking {manifest.repo}", manifest.num_bytes):
-        for name, record in manifest.files.items():
-            path = directory / name
-            if path.is_file() and (fault := record.fault(path, progress.advance)):
-                progress.say(f"{fault}; it is removed, and fetched again")
-                path.unlink()
+    for path, fault in _faulty(directory, manifest, progress):
+        if path.is_file():
+            progress.say(f"{fault}; it is removed, and fetched again")
+            path.unlink()
 
 
 def _is_complete(settings: Settings) -> bool:

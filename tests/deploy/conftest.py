@@ -60,14 +60,13 @@ class Hub:
         self.is_up = False
         self.come_back()
 
-    def come_back(self) -> FakeHub:
+    def come_back(self) -> None:
         self.fake = FakeHub(ROUTER, HUB_PORT)
         self.fake.repos[MODEL] = Repo(is_gated=True, readers={TOKEN})
         self.fake.repos[MODEL].commit(checkpoint_files())
         self.fake.valid_tokens.add(TOKEN)
         self.fake.__enter__()
         self.is_up = True
-        return self.fake
 
     def go_away(self) -> None:
         if self.is_up:

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.deploy.conftest import MODEL, TOKEN, Hub, ask, boot, install_release, readme_script
+from tests.deploy.conftest import HUB_PORT, MODEL, TOKEN, Hub, ask, boot, install_release, readme_script
 from tests.deploy.lab import ROUTER, Lab, Machine
 from tests.fakes.hub import Stall
 from tests.waiting import wait_until
@@ -19,7 +19,7 @@ API, WARM = "gemma3n-api", "gemma3n-cache-warm"
 MODEL_DIR = f"/models/{MODEL.replace('/', '--')}"
 LOGS = "The logs are in the journal: run journalctl -u gemma3n-api."
 ENVIRONMENT = f"""
-HF_ENDPOINT=http://{ROUTER}:8199
+HF_ENDPOINT=http://{ROUTER}:{HUB_PORT}
 DEVICE=cpu
 CONTEXT_LENGTH=2048
 STEP_LIMIT=3
