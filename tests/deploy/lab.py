@@ -9,12 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.deploy import base_root
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 BRIDGE = "gemma3nbr"
@@ -98,7 +98,7 @@ class Machine:
         """Reboots it and waits until it is up again."""
         before = self._init
         self.run("systemctl", "reboot", check=False)
-        _wait(lambda: self._init_if_any not in (None, before), f"{self.name} to boot again")
+        wait_until(lambda: self._init_if_any not in (None, before), BOOT_TIMEOUT_S)
         self.wait_booted()
 
     def wait_booted(self) -> None:
@@ -111,7 +111,7 @@ class Machine:
                 and self.run("systemctl", "is-active", "ssh", check=False).strip() == "active"
             )
 
-        _wait(lambda: self._init_if_any and is_booted(), f"{self.name} to boot")
+        wait_until(lambda: self._init_if_any and is_booted(), BOOT_TIMEOUT_S)
 
     @property
     def _init(self) -> int:
@@ -229,13 +229,6 @@ def _identify(root: Path) -> None:
     (root / "etc/gemma3n-lab-model").write_bytes(ORIN_NANO.encode() + b"\0")
 
 
-def _wait(condition, what: str, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what} in vain"
-        time.sleep(0.1)
-
-
 def _descendants(pid: int) -> Iterator[int]:
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -261,4 +254,4 @@ def _remove_cgroups(name: str) -> None:
                     Path(directory).rmdir()
         return not tops
 
-    _wait(are_gone, f"{name}'s cgroups to go")
+    wait_until(are_gone, BOOT_TIMEOUT_S)
