@@ -34,13 +34,14 @@ class HealthResource:
 
     def _health(self) -> Health:
         engine = self._engine
-        model = engine.model_if_ready
+        model, rate = engine.model_if_ready, engine.tokens_per_s
         return Health(
             status=engine.state.value,
             model=self._names.listed,
             device=model.device if model else None,
             version=__version__,
             queue=Queue(running=engine.num_running, waiting=engine.num_waiting, slots=engine.num_slots),
+            tokens_per_s=None if rate is None else round(rate, 1),
             uptime_s=round(time.monotonic() - self._began, 1),
             error=engine.last_error.message if engine.last_error else None,
         )

@@ -105,6 +105,11 @@ class Engine:
         return len(self._unfinished) - self.num_running + self._num_in_preparation
 
     @property
+    def tokens_per_s(self) -> float | None:
+        """How fast the last decode steps were, all slots together; None before the first."""
+        return self._loop.decode_rate.tokens_per_s if self._loop else None
+
+    @property
     def has_room(self) -> bool:
         """Whether one more request would be taken, if only into the queue."""
         num_taken = len(self._unfinished) + self._num_in_preparation

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from ..errors import ApplianceError, EngineError, ShuttingDownError
+from .decode_rate import DecodeRate
 from .pulse import Pulse
 from .runner import LoadedModel
 from .scheduler import Scheduler
@@ -34,6 +35,7 @@ class Loop:
         self._is_stopping = False
         self._batch_limit = model.runner.num_slots
         self.wait_estimate = WaitEstimate()
+        self.decode_rate = DecodeRate()
         self.death: EngineError | None = None
 
     def submit(self, sequence: Sequence) -> None:
@@ -108,6 +110,7 @@ class Loop:
             self._accept(sequence, token_id)
 
     def _decode(self, batch: list[tuple[int, Sequence]]) -> None:
+        began_s = time.monotonic()
         try:
             token_ids = self._runner.decode([slot for slot, _ in batch])
         except Exception as error:
@@ -117,6 +120,7 @@ class Loop:
             for _, sequence in batch:
                 self._fail(sequence, EngineError("The engine lost count of its requests. Send it again."))
             return
+        self.decode_rate.record(len(batch), time.monotonic() - began_s)
         for (_, sequence), token_id in zip(batch, token_ids, strict=True):
             self._accept(sequence, token_id)
 

@@ -12,12 +12,17 @@ class Queue(BaseModel):
 
 
 class Health(BaseModel):
-    """How the server is; ``device`` is known once the model is loaded, ``error`` when loading failed."""
+    """How the server is.
+
+    ``device`` is known once the model is loaded, ``error`` when loading failed, ``tokens_per_s`` (the last
+    decode steps, all slots together) once something was asked.
+    """
 
     status: str
     model: str
     device: str | None
     version: str
     queue: Queue
+    tokens_per_s: float | None
     uptime_s: float
     error: str | None

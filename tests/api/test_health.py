@@ -24,8 +24,18 @@ def test_a_ready_server_tells_how_it_is(serve: Serve):
         "model": "google/gemma-3n-e4b",
         "device": "cpu",
         "queue": {"running": 0, "waiting": 0, "slots": 2},
+        "tokens_per_s": None,
         "error": None,
     }
+
+
+def test_health_tells_how_fast_the_last_answers_were(serve: Serve):
+    served = serve()
+    served.engine.start_loading()
+    wait_until(lambda: served.http.get("/health/ready").status_code == 200)
+    question = {"model": "gemma3n", "messages": [{"role": "user", "content": "Hello"}]}
+    assert served.http.post("/v1/chat/completions", json=question).status_code == 200
+    assert served.http.get("/health").json()["tokens_per_s"] > 0
 
 
 def test_a_model_that_is_not_on_disk_waits_for_the_first_request(serve: Serve, tmp_path: Path):
