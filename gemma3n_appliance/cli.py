@@ -1,4 +1,4 @@
-"""The command line: ``gemma3n-appliance download``, ``warm``, ``serve``; settings are in the environment."""
+"""The command line, ``gemma3n-appliance download | warm | serve | check``; the environment has settings."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .errors import ApplianceError
-from .host import systemd
+from .host import diagnosis, systemd
 from .host.download import check_model, ensure_model, mend_model
 from .host.progress import Progress, ProgressBar, ProgressLines
 from .settings import Settings, SettingsError, load
@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="start the server")
     serve.set_defaults(command=_serve)
+
+    check = commands.add_parser("check", help="say what is wrong with this board, and what to do about it")
+    check.add_argument(
+        "subjects", nargs="*", metavar="SUBJECT", help=f"all, or some of {', '.join(diagnosis.CHECKS)}"
+    )
+    check.set_defaults(command=_examine)
     return parser
 
 
@@ -89,6 +95,18 @@ def _serve(_settings: Settings, _options: argparse.Namespace) -> int:
     # Becomes gunicorn rather than starting it, so that signals and systemd's watch reach the server itself.
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:gemma3n_appliance.gunicorn_conf"]
     os.execv(sys.executable, gunicorn)  # noqa: S606 - every argument is ours
+
+
+def _examine(settings: Settings, options: argparse.Namespace) -> int:
+    if unknown := set(options.subjects) - set(diagnosis.CHECKS):
+        return _fail(f"cannot check {', '.join(sorted(unknown))}: see --help", EXIT_USAGE)
+    is_well = True
+    for subject, finding in diagnosis.examine(settings, options.subjects):
+        is_well = is_well and not finding.advice
+        print(f"{'FAULT' if finding.advice else 'ok':6}{subject:12} {finding.text}")
+        if finding.advice:
+            print(f"{'':18} → {finding.advice}")
+    return 0 if is_well else EXIT_FAILED
 
 
 def _progress() -> Progress:

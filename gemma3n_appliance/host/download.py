@@ -40,6 +40,20 @@ def is_on_disk(settings: Settings) -> bool:
         return False
 
 
+def missing_bytes(settings: Settings) -> int:
+    """Bytes of the model that are still to be fetched; 0 also where it is not known yet what it consists of.
+
+    Raises:
+        DownloadError: its directory cannot be read.
+    """
+    with _disk_errors_explained(settings):
+        manifest = _manifest_on_disk(settings)
+        if manifest is None:
+            return 0
+        lacking = manifest.lacking(settings.model_dir)
+        return _num_missing(settings.model_dir, manifest, lacking)
+
+
 def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:
     """Downloads what is missing of the model and returns its directory; does nothing when all is there.
 
@@ -157,12 +171,16 @@ def _download(settings: Settings, progress: Progress) -> None:
         manifest = Repository(settings.repo_id, settings.model_revision, token).manifest()
         _adopt(directory, manifest)
     lacking = manifest.lacking(directory)
-    num_missing = sum(manifest.files[name].size - size_of(_partial(directory / name)) for name in lacking)
+    num_missing = _num_missing(directory, manifest, lacking)
     _require_space(directory, num_missing)
     commit = Repository(manifest.repo, manifest.commit, token)
     with progress.track(f"Downloading {manifest.repo}", manifest.num_bytes, manifest.num_bytes - num_missing):
         for name in lacking:
             _fetch_intact(commit, manifest.files[name], directory / name, progress)
+
+
+def _num_missing(directory: Path, manifest: Manifest, lacking: list[str]) -> int:
+    return sum(manifest.files[name].size - size_of(_partial(directory / name)) for name in lacking)
 
 
 def _adopt(directory: Path, manifest: Manifest) -> None:

@@ -118,10 +118,15 @@ class Appliance:
         return self._finish(self.start(*arguments, prelude=IMPATIENT, **environment))
 
     def run(
-        self, command: str, *, offline: bool = False, impatient: bool = False, **environment: str
+        self,
+        command: str,
+        *arguments: str,
+        offline: bool = False,
+        impatient: bool = False,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         prelude = OFFLINE * offline + IMPATIENT * impatient
-        return self._finish(self.start(command=command, prelude=prelude, **environment))
+        return self._finish(self.start(*arguments, command=command, prelude=prelude, **environment))
 
     def present(self) -> list[str]:
         """The model's files on disk, without the manifest."""

@@ -1,0 +1,215 @@
+"""What may be wrong with this board, and what to do about it: ``gemma3n-appliance check``.
+
+Every check looks at one thing from outside, so that it also tells of a server that does not start.
+"""
+
+import http.client
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DownloadError
+from ..settings import Settings
+from .download import is_on_disk, missing_bytes
+from .hub import size_of
+from .progress import MB
+
+L4T_RELEASE = Path("/etc/nv_tegra_release")
+BOARD = Path("/proc/device-tree/model")
+MEMORY = Path("/proc/meminfo")
+THERMAL = Path("/sys/class/thermal")
+SYSTEMD = Path("/run/systemd/system")
+UNIT = "gemma3n-api.service"
+
+OLDEST_L4T = 36
+# No board has been without a clock for longer than this project has existed.
+EARLIEST_YEAR = 2026
+TOO_HOT_C = 95.0
+ANSWER_S = 5.0
+PROOF_S = 300.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has seen; ``advice`` says what to do where that is not well."""
+
+    text: str
+    advice: str | None = None
+
+
+def examine(settings: Settings, names: Iterable[str] = ()) -> Iterator[tuple[str, Finding]]:
+    """Runs the checks of these names, or all, and yields what each finds as soon as it has."""
+    for name in names or CHECKS:
+        yield name, CHECKS[name](settings)
+
+
+def _settings(settings: Settings) -> Finding:
+    return Finding(f"{settings.repo_id}, {settings.num_slots} slots, port {settings.gemma3n_port}")
+
+
+def _board(_settings: Settings) -> Finding:
+    board = _read(BOARD).strip("\0\n") or "unknown board"
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(L4T_RELEASE))
+    if not found:
+        return Finding(f"{board}, no Jetson")
+    text = f"{board}, L4T {found[1]}.{found[2]}"
+    if int(found[1]) < OLDEST_L4T:
+        return Finding(text, "flash JetPack 6 or 7: this one's Python and CUDA are too old for Gemma 3n")
+    return Finding(text)
+
+
+def _clock(_settings: Settings) -> Finding:
+    today = time.strftime("%Y-%m-%d")
+    if time.localtime().tm_year < EARLIEST_YEAR:
+        return Finding(f"it is {today} here", "certificates do not work with that: timedatectl set-ntp true")
+    return Finding(today)
+
+
+def _temperature(_settings: Settings) -> Finding:
+    hottest = max(_temperatures_c(), default=None)
+    if hottest is None:
+        return Finding("not measured here")
+    text = f"{hottest:.0f} °C at the hottest"
+    if hottest > TOO_HOT_C:
+        return Finding(text, "the board slows down: see to its fan, or choose a lower power mode")
+    return Finding(text)
+
+
+def _model(settings: Settings) -> Finding:
+    directory = settings.model_dir
+    if is_on_disk(settings):
+        return Finding(f"{settings.repo_id} is in {directory}")
+    if settings.is_local:
+        return Finding(f"{directory} holds no model", "set MODEL_NAME to a hub name or a model's folder")
+    try:
+        missing = missing_bytes(settings)
+    except DownloadError as error:
+        return Finding(f"{settings.repo_id} cannot be looked for", error.message)
+    lacking = f"{missing / MB:.0f} MB of it are missing" if missing else "it is not there"
+    token = "" if settings.hf_token else "; Gemma's repositories want a token, HF_TOKEN"
+    return Finding(
+        f"{settings.repo_id} is not complete in {directory}: {lacking}",
+        f"gemma3n-appliance download, which says why if it cannot{token}",
+    )
+
+
+def _disk(settings: Settings) -> Finding:
+    directory = settings.model_dir
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    return Finding(f"{free / MB:.0f} MB are free in {directory}")
+
+
+def _memory(settings: Settings) -> Finding:
+    fields = {name: int(kb) // 1000 for name, kb in re.findall(r"(\w+):\s+(\d+) kB", _read(MEMORY))}
+    total, available = fields.get("MemTotal", 0), fields.get("MemAvailable", 0)
+    weights = sum(map(size_of, settings.model_dir.glob("*.safetensors"))) // MB
+    text = f"{available} of {total} MB are free"
+    if total < weights:
+        return Finding(text, f"the weights are {weights} MB: choose a smaller model, google/gemma-3n-e2b")
+    if available < weights and _health(settings) is None:
+        return Finding(
+            text,
+            f"the weights are {weights} MB: end other programs, the desktop first, or restart the board",
+        )
+    return Finding(text)
+
+
+def _torch(settings: Settings) -> Finding:
+    # By its path: importing the package would import torch before the script can say that it cannot be.
+    proof = [sys.executable, "-I", str(Path(__file__).parents[1] / "model" / "proof.py")]
+    if settings.device == "cuda" or (settings.device == "auto" and L4T_RELEASE.exists()):
+        proof.append("--gpu")
+    try:
+        done = subprocess.run(proof, capture_output=True, text=True, timeout=PROOF_S, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return Finding("torch hangs", "restart the board; if that does not help, install torch anew")
+    if done.returncode == 0:
+        return Finding(done.stdout.strip())
+    said = (
+        done.stdout.strip() or (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    )
+    return Finding("torch does not work here", said)
+
+
+def _server(settings: Settings) -> Finding:
+    health = _health(settings)
+    if health is None:
+        return _unit(settings)
+    state, error = health.get("status"), health.get("error")
+    queue = health.get("queue", {})
+    text = f"{state}, {queue.get('running')} running, {queue.get('waiting')} waiting"
+    if state in ("stuck", "dead", "failed"):
+        return Finding(f"{text}: {error or ''}", f"journalctl -u {UNIT} says more; systemctl restart {UNIT}")
+    return Finding(text)
+
+
+def _unit(settings: Settings) -> Finding:
+    """Why nothing answers on the port, as far as systemd knows."""
+    silent = f"nothing answers on port {settings.gemma3n_port}"
+    if not SYSTEMD.exists():
+        return Finding(silent, "start it: bin/serve")
+    properties = ["systemctl", "show", UNIT, "--property=ActiveState,SubState,StatusText,LoadState"]
+    shown = subprocess.run(properties, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    unit = dict(line.split("=", 1) for line in shown.splitlines())
+    if unit.get("LoadState") != "loaded":
+        return Finding(f"{silent}, and there is no {UNIT}", "start it: bin/serve, or bin/provision")
+    status = f"; its status: {unit['StatusText']}" if unit.get("StatusText") else ""
+    text = f"{silent}; {UNIT} is {unit.get('ActiveState')} ({unit.get('SubState')}){status}"
+    if unit.get("ActiveState") == "inactive":
+        return Finding(text, f"systemctl start {UNIT}")
+    return Finding(text, f"wait, if it has just started; else journalctl -u {UNIT} says why")
+
+
+CHECKS: dict[str, Callable[[Settings], Finding]] = {
+    "settings": _settings,
+    "board": _board,
+    "clock": _clock,
+    "temperature": _temperature,
+    "disk": _disk,
+    "model": _model,
+    "memory": _memory,
+    "torch": _torch,
+    "server": _server,
+}
+
+
+def _health(settings: Settings) -> dict[str, Any] | None:
+    """What the server says of itself, whatever the status; None where nothing of ours answers."""
+    try:
+        url = f"http://127.0.0.1:{settings.gemma3n_port}/health"
+        with urllib.request.urlopen(url, timeout=ANSWER_S) as reply:
+            body = reply.read()
+    except urllib.error.HTTPError as error:
+        body = error.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _temperatures_c() -> Iterator[float]:
+    for zone in THERMAL.glob("thermal_zone*/temp"):
+        text = _read(zone).strip()  # zones that are switched off cannot be read
+        if text.lstrip("-").isdigit():
+            yield int(text) / 1000
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
