@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import urllib.error
@@ -59,11 +60,16 @@ def health(port: int) -> dict[str, Any]:
     """What /health answers, whatever its status, or nothing."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=ANSWER_S) as reply:
-            return json.load(reply)
+            text = reply.read()
     except urllib.error.HTTPError as error:
-        return json.load(error)
-    except (OSError, ValueError):
+        text = error.read()
+    except (OSError, http.client.HTTPException):
         return {}
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def temperatures_c() -> Iterator[float]:

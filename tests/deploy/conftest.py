@@ -18,7 +18,13 @@ CHECKPOINT = ROOT / "gemma3n_appliance/demo/checkpoint_files"
 MODEL = "google/gemma-3n-E4B-it"
 TOKEN = "hf_of_the_lab"
 HUB_PORT = 8199
-NEEDED = ("systemd-nspawn", "mmdebstrap", "nft", "ip", "ssh-keygen")
+NEEDED = ("systemd-nspawn", "mmdebstrap", "nft", "ip", "ssh-keygen", "openssl", "rsync")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that leave a board changed come last, in whatever order the others are."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)

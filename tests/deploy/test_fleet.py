@@ -1,0 +1,349 @@
+"""Playbooks over ssh: from boards that have nothing yet to a fleet that serves, is upgraded and removed."""
+
+import concurrent.futures
+import os
+import ssl
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from tests.deploy.conftest import MODEL, ROOT, TOKEN, Hub, ask
+from tests.deploy.fleet import (
+    SETTINGS,
+    TORCH,
+    Clients,
+    Fleet,
+    Played,
+    another_release,
+    recap,
+    release_of,
+    streamed,
+)
+from tests.deploy.lab import JETPACK_6_2, Lab, Machine
+from tests.waiting import wait_until
+
+JETPACK_5 = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64"
+
+# What a Jetson has and the stand-in has not.
+NVPMODEL_CONF = """
+# < POWER_MODEL ID=id NAME=name >
+< POWER_MODEL ID=0 NAME=15W >
+CPU_ONLINE CORE_0 1
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+CPU_ONLINE CORE_0 1
+"""
+NVPMODEL = """#!/bin/sh
+if [ "$1" = -m ]; then echo "$2" >/var/lib/nvpmodel-mode; fi
+mode=$(cat /var/lib/nvpmodel-mode 2>/dev/null || echo 0)
+printf 'NV Power Mode: some name\\n%s\\n' "$mode"
+"""
+JETSON_CLOCKS = """#!/bin/sh
+echo "$*" >>/var/lib/jetson-clocks-calls
+"""
+NVZRAMCONFIG = """[Service]
+Type=oneshot
+ExecStart=/bin/true
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels for a board that asks no index."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    python = subprocess.run(
+        ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run(
+        [ROOT / "bin/wheelhouse", python, folder, *TORCH],
+        env=os.environ | {"MACHINE": os.uname().machine},
+        check=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory, lab: Lab, base: Path, hub: Hub, wheelhouse: Path) -> Fleet:
+    """Boards as they come, the last of which knows no package index."""
+    subprocess.run([ROOT / "bin/setup-ansible"], check=True)
+    boards = [lab.machine(name, base) for name in ("board1", "board2", "board3")]
+    fleet = Fleet(tmp_path_factory.mktemp("controller"), lab, boards, lab.machine("gateway", base))
+    (boards[2].root / "etc/pip.conf").write_text("[global]\nindex-url = http://127.0.0.1:1/\n")
+    fleet.write_inventory(board3={"gemma3n_runtime_wheelhouse": str(wheelhouse)})
+    return fleet
+
+
+@pytest.fixture(scope="session")
+def first_runs(bare: Fleet) -> tuple[Played, Played]:
+    """What check mode said of bare boards, and then the real run."""
+    return bare.run("provision", "--check", "--diff"), bare.run("provision")
+
+
+@pytest.fixture
+def fleet(bare: Fleet, first_runs: object) -> Fleet:
+    """Boards that serve."""
+    return bare
+
+
+def gateway_client(fleet: Fleet, **options: object) -> openai.OpenAI:
+    url = f"http://{fleet.gateway.address}:8000/v1"
+    return openai.OpenAI(**{"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60} | options)
+
+
+def test_check_mode_is_right_before_anything_is_installed(first_runs: tuple[Played, Played]):
+    checked, _ = first_runs
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "gemma3n-api.service would be installed" in checked.stdout
+
+
+def test_boards_serve_after_one_command(fleet: Fleet, first_runs: tuple[Played, Played], hub: Hub):
+    _, provisioned = first_runs
+    assert provisioned.returncode == 0, provisioned.stdout + provisioned.stderr
+    for board in fleet.boards:
+        assert board.property_of("gemma3n-api", "ActiveState") == "active"
+        assert "journalctl" in ask(board, "Where are the logs?")
+    assert len(hub.fake.ranges("model.safetensors")) == 1  # the others have it from the first
+
+
+def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: tuple[Played, Played]):
+    for played in first_runs:
+        assert TOKEN not in played.stdout + played.stderr
+    for board in fleet.boards:
+        places = "/etc /opt/gemma3n/releases /run /var /tmp /home /root /proc/*/environ /proc/*/cmdline"
+        found = board.shell(f"grep -rl {TOKEN} {places} 2>/dev/null || true")
+        # Only a service itself sees its credentials, systemd.exec(5).
+        credentials = [f"/run/credentials/gemma3n-{unit}.service/hf_token" for unit in ("api", "cache-warm")]
+        assert set(found.split()) <= {"/etc/gemma3n/hf_token", *credentials}
+        assert board.run("stat", "--format", "%U %a", "/etc/gemma3n/hf_token").strip() == "root 600"
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet):
+    again = fleet.run("provision")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {host: counts["changed"] for host, counts in recap(again).items()} == dict.fromkeys(
+        ("board1", "board2", "board3", "gateway"), 0
+    )
+
+
+def test_a_board_says_that_all_is_well(fleet: Fleet):
+    told = fleet.boards[2].run("/usr/local/sbin/gemma3n-appliance", "check")
+    assert "FAULT" not in told
+    assert "L4T 36.4.3" in told
+    assert "ready, 0 running" in told
+
+
+def test_the_fleet_is_told_in_one_table(fleet: Fleet):
+    told = fleet.run("fleet-status")
+    assert told.returncode == 0, told.stdout + told.stderr
+    shown = told.stdout.split("PLAY RECAP")[0]
+    table = [line for line in shown.splitlines() if line.strip().startswith("board")]
+    assert table[0].split() == (
+        ["board", "release", "model", "state", "tokens/s", "running", "waiting", "hottest", "MB", "free"]
+    )
+    for board, line in zip(fleet.boards, table[1:], strict=True):
+        name, _, model, state, tokens_per_s, *_ = line.split()
+        assert (name, model, state) == (board.name, "google/gemma-3n-e4b", "ready")
+        assert float(tokens_per_s) > 0
+
+
+def test_a_log_is_read_over_ssh(fleet: Fleet):
+    read = fleet.run("logs", "board2", "--lines", "200", "--no-pager")
+    assert read.returncode == 0, read.stderr
+    assert "path=/v1/chat/completions" in read.stdout
+
+
+def test_the_turns_of_a_conversation_go_to_one_board(fleet: Fleet):
+    answered_by: dict[int, set[str]] = {}
+    with gateway_client(fleet) as client:
+        for number in range(8):
+            messages = [{"role": "user", "content": f"Count from {number} to {number + 3}."}]
+            for _ in range(2):
+                before = fleet.num_served()
+                answer = client.chat.completions.create(model="gemma3n", messages=messages, max_tokens=8)
+                after = fleet.num_served()
+                answered_by.setdefault(number, set()).update(b for b in after if after[b] > before[b])
+                messages += [
+                    {"role": "assistant", "content": answer.choices[0].message.content},
+                    {"role": "user", "content": "And the other way round?"},
+                ]
+    assert {len(boards) for boards in answered_by.values()} == {1}
+    assert len(set.union(*answered_by.values())) > 1
+
+
+def test_a_board_that_is_busy_passes_a_conversation_on(fleet: Fleet):
+    before = fleet.num_served()
+    with gateway_client(fleet) as client, concurrent.futures.ThreadPoolExecutor(6) as six:
+        answers = list(six.map(lambda _: streamed(client), range(6)))
+    after = fleet.num_served()
+    assert all(answer.startswith("1") for answer in answers)
+    assert Counter(after[board] > before[board] for board in after)[True] > 1
+
+
+def test_a_gateway_without_boards_says_so_as_openai_would(fleet: Fleet):
+    for board in fleet.boards:
+        fleet.gateway.run("/usr/local/sbin/gemma3n-gateway", "take-out", board.name)
+    try:
+        with gateway_client(fleet) as client, pytest.raises(openai.InternalServerError) as refusal:
+            streamed(client)
+    finally:
+        for board in fleet.boards:
+            fleet.gateway.run("/usr/local/sbin/gemma3n-gateway", "put-in", board.name)
+    assert refusal.value.status_code == 503
+    assert refusal.value.code == "no_board_ready"
+    assert int(refusal.value.response.headers["retry-after"]) > 0
+
+
+def test_a_board_that_dies_is_not_missed(fleet: Fleet):
+    board = fleet.boards[0]
+    with Clients(fleet.gateway) as clients:
+        wait_until(lambda: clients.num_answered > 3, 30)
+        board.run("systemctl", "stop", "gemma3n-api")
+        answered = clients.num_answered
+        wait_until(lambda: clients.num_answered > answered + 5, 30)
+        board.run("systemctl", "start", "gemma3n-api")
+    assert clients.failures == []
+
+
+def test_the_gateway_has_a_page_of_its_own(fleet: Fleet):
+    page = fleet.gateway.shell("curl --silent http://127.0.0.1:8404/")
+    assert all(board.name in page for board in fleet.boards)
+
+
+def test_the_gateway_speaks_tls(fleet: Fleet, tmp_path: Path):
+    key, certificate, both = tmp_path / "key", tmp_path / "certificate", tmp_path / "both"
+    name = ["-subj", "/CN=gateway", "-addext", f"subjectAltName=IP:{fleet.gateway.address}"]
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *name]
+    subprocess.run([*new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    both.write_text(certificate.read_text() + key.read_text())
+    secured = fleet.run("provision", "--tags", "gateway", gemma3n_gateway_certificate=str(both))
+    try:
+        assert secured.returncode == 0, secured.stdout + secured.stderr
+        assert "PRIVATE KEY" not in secured.stdout
+        with (
+            httpx2.Client(verify=ssl.create_default_context(cafile=certificate)) as trusting,
+            gateway_client(
+                fleet, base_url=f"https://{fleet.gateway.address}:8000/v1", http_client=trusting
+            ) as client,
+        ):
+            assert streamed(client).startswith("1")
+    finally:
+        plain = fleet.run("provision", "--tags", "gateway")
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+
+
+def test_a_jetpack_that_is_too_old_is_refused(fleet: Fleet):
+    release = fleet.boards[2].root / "etc/nv_tegra_release"
+    release.write_text(JETPACK_5 + "\n")
+    try:
+        refused = fleet.run("provision", "--tags", "host", "--limit", "board3")
+    finally:
+        release.write_text(JETPACK_6_2 + "\n")
+    assert refused.returncode != 0
+    assert "JetPack 5 (L4T 35.4.1)" in refused.stdout
+    assert "Flash JetPack 6 or 7" in " ".join(refused.stdout.split())
+
+
+def test_a_model_can_come_from_the_controller(fleet: Fleet, hub: Hub, tmp_path: Path):
+    board = fleet.boards[2]
+    board.shell(f"rm -r /models/{MODEL.replace('/', '--')}")
+    before = len(hub.fake.ranges("model.safetensors"))
+    options = ["--tags", "model", "--limit", "board3"]
+    by_hand = {"gemma3n_model_from": "controller", "gemma3n_model_controller_dir": str(tmp_path)}
+    brought = fleet.run("provision", *options, **by_hand)
+    assert brought.returncode == 0, brought.stdout + brought.stderr
+    assert TOKEN not in brought.stdout
+    assert len(hub.fake.ranges("model.safetensors")) == before + 1
+    checked = board.run("/usr/local/sbin/gemma3n-appliance", "download", "--check")
+    assert "is intact" in checked
+    assert board.shell("stat --format %U /models/*/model.safetensors").strip() == "gemma3n"
+
+
+def test_settings_that_cannot_be_are_refused_before_anything_is_changed(fleet: Fleet):
+    settings = SETTINGS | {"NUM_SLOTS": "many"}
+    options = ["--tags", "service", "--limit", "board2"]
+    refused = fleet.run("provision", *options, gemma3n_service_settings=settings)
+    assert refused.returncode != 0
+    assert "NUM_SLOTS=" in refused.stdout
+    assert "(see .env.example)" in " ".join(refused.stdout.split())
+    assert recap(refused)["board2"]["changed"] == 0
+
+
+def test_an_upgrade_loses_no_request(fleet: Fleet, tmp_path: Path):
+    at_first = release_of(fleet.boards[0])
+    two_of_three = ["--limit", "board1,board2"]
+
+    with Clients(fleet.gateway) as clients:
+        upgraded = fleet.run("upgrade", *two_of_three, **another_release(tmp_path, "0.9.1"))
+    assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
+    assert [release_of(board) for board in fleet.boards] == ["0.9.1", "0.9.1", at_first]
+    assert (clients.failures, clients.num_answered > 10) == ([], True)
+
+    with Clients(fleet.gateway) as clients:
+        broken = fleet.run("upgrade", *two_of_three, **another_release(tmp_path, "0.9.2", broken=True))
+    assert broken.returncode != 0
+    assert "does not serve on board1" in broken.stdout
+    assert "a release that does not start" in broken.stdout
+    assert [release_of(board) for board in fleet.boards] == ["0.9.1", "0.9.1", at_first]
+    assert clients.failures == []
+
+    with Clients(fleet.gateway) as clients:
+        back = fleet.run("rollback", *two_of_three)
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert [release_of(board) for board in fleet.boards] == [at_first] * 3
+    assert clients.failures == []
+
+
+@pytest.mark.last
+def test_settings_reach_a_board_without_a_lost_request(fleet: Fleet):
+    options = ["--tags", "service", "--limit", "board1"]
+    with Clients(fleet.gateway) as clients:
+        changed = fleet.run("provision", *options, gemma3n_service_settings=SETTINGS | {"NUM_SLOTS": 2})
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert clients.failures == []
+    health = httpx2.get(f"http://{fleet.boards[0].address}:8000/health").json()
+    assert health["queue"]["slots"] == 2
+
+
+@pytest.mark.last
+def test_a_board_is_left_as_it_was(fleet: Fleet):
+    board: Machine = fleet.boards[1]
+    (board.root / "etc/nvpmodel.conf").write_text(NVPMODEL_CONF)
+    (board.root / "etc/systemd/system/nvzramconfig.service").write_text(NVZRAMCONFIG)
+    for name, text in (("sbin/nvpmodel", NVPMODEL), ("bin/jetson_clocks", JETSON_CLOCKS)):
+        (board.root / "usr" / name).write_text(text)
+        (board.root / "usr" / name).chmod(0o755)
+    board.run("systemctl", "enable", "nvzramconfig.service")
+
+    def state() -> list[str]:
+        asked = "nvpmodel -q; systemctl get-default; systemctl is-enabled nvzramconfig; true"
+        return board.shell(asked).splitlines()[1:]
+
+    before = state()
+    wanted = {"jetson_host_power_mode": "MAXN_SUPER", "jetson_host_max_clocks": True}
+    wanted |= {"jetson_host_headless": True, "jetson_host_no_zram": True}
+    options = ["--tags", "host", "--limit", "board2"]
+    unknown = fleet.run("provision", *options, jetson_host_power_mode="MAXN")
+    assert "has no power mode MAXN; it has 15W, MAXN_SUPER" in " ".join(unknown.stdout.split())
+
+    changed, again = (fleet.run("provision", *options, **wanted) for _ in range(2))
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert recap(again)["board2"]["changed"] == 0, again.stdout
+    assert state() == ["2", "multi-user.target", "disabled"]
+    assert board.run("systemctl", "is-enabled", "gemma3n-clocks").strip() == "enabled"
+
+    removed = fleet.run("uninstall.yml", "--limit", "board2")
+    assert removed.returncode == 0, removed.stdout + removed.stderr
+    assert state() == before
+    calls = (board.root / "var/lib/jetson-clocks-calls").read_text().splitlines()
+    assert [call.split()[0] if call else "" for call in calls] == ["--store", "", "--restore"]
+    left = board.shell("find / -xdev -name '*gemma3n*' -not -path '/models/*' -not -path '/proc/*'")
+    assert left.split() == ["/etc/gemma3n-lab-model"]
+    assert board.shell("ls /models").strip() == MODEL.replace("/", "--")
