@@ -253,7 +253,8 @@ def test_a_jetpack_that_is_too_old_is_refused(fleet: Fleet):
 
 def test_a_model_can_come_from_the_controller(fleet: Fleet, hub: Hub, tmp_path: Path):
     board = fleet.boards[2]
-    board.shell(f"rm -r /models/{MODEL.replace('/', '--')}")
+    purged = fleet.run("provision", "--tags", "purge", "--limit", "board3")
+    assert (purged.returncode, board.shell("ls /models")) == (0, "")
     before = len(hub.fake.ranges("model.safetensors"))
     options = ["--tags", "model", "--limit", "board3"]
     by_hand = {"gemma3n_model_from": "controller", "gemma3n_model_controller_dir": str(tmp_path)}
