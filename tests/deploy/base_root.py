@@ -1,6 +1,7 @@
 """The root that machines are copies of: a small Debian, with this machine's own way to the registries."""
 
 import ast
+import fcntl
 import hashlib
 import os
 import re
@@ -18,12 +19,15 @@ UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 def cached(cache: Path) -> Path:
     """Returns the root, building it (a minute) where the cache does not have it."""
     root = cache / _fingerprint()
-    if not (root / "etc/machine-id").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        partial = root.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        _build(partial)
-        partial.rename(root)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one builds, another lab waits for it
+        if not (root / "etc/machine-id").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            partial = root.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            _build(partial)
+            partial.rename(root)
     return root
 
 

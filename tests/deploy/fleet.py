@@ -14,7 +14,7 @@ from tests.deploy.conftest import HUB_PORT, ROOT, TOKEN
 from tests.deploy.lab import ROUTER, Lab, Machine
 
 # They ask often, and leave the boards some of the few cores that they share.
-PAUSE_S = 0.3
+PAUSE_S = 0.5
 PLAY_TIMEOUT_S = 420
 HUB = f"http://{ROUTER}:{HUB_PORT}"
 TORCH = ["torch==2.13.0+cpu", "torchvision==0.28.0"]
@@ -131,7 +131,7 @@ class Clients:
         self.failures: list[str] = []
         self._url = f"http://{gateway.address}:8000/v1"
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(4)]
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
 
     def __enter__(self) -> "Clients":
         for thread in self._threads:

@@ -17,9 +17,12 @@ from tests.deploy import base_root
 from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
-BRIDGE = "gemma3nbr"
-TABLE = "gemma3n_lab"
-NETWORK = "10.77.3"
+# Two labs can be up at the same time, if their numbers and the names of their machines differ.
+NUMBER = int(os.environ.get("GEMMA3N_LAB", "0"))
+BRIDGES = "gemma3nbr"
+BRIDGE = f"{BRIDGES}{NUMBER}"
+TABLE = f"gemma3n_lab{NUMBER}"
+NETWORK = f"10.77.{3 + NUMBER}"
 ROUTER = f"{NETWORK}.1"
 BOOT_TIMEOUT_S = 60
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
@@ -200,7 +203,8 @@ class Lab:
             self.remove(machine)
         run("nft", f"delete table ip {TABLE}", check=False)
         run("ip", "link", "del", BRIDGE, check=False)
-        if self._forwarding is not None:
+        is_last = not list(Path("/sys/class/net").glob(f"{BRIDGES}*"))
+        if self._forwarding is not None and is_last:
             Path("/proc/sys/net/ipv4/ip_forward").write_text(self._forwarding)
 
     def _connect(self, machine: Machine) -> None:

@@ -5,6 +5,7 @@ import os
 import ssl
 import subprocess
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -50,6 +51,20 @@ ExecStart=/bin/true
 [Install]
 WantedBy=multi-user.target
 """
+# A container cannot swap.
+SWAPON = """#!/bin/sh
+case $1 in --show*) cat /var/lib/swaps 2>/dev/null || true ;; *) echo "$1" >>/var/lib/swaps ;; esac
+"""
+SWAPOFF = """#!/bin/sh
+grep -qxF "$1" /var/lib/swaps && sed -i "\\#^$1\\$#d" /var/lib/swaps
+"""
+COMMANDS = {
+    "sbin/nvpmodel": NVPMODEL,
+    "bin/jetson_clocks": JETSON_CLOCKS,
+    "local/sbin/swapon": SWAPON,
+    "local/sbin/swapoff": SWAPOFF,
+}
+SWAP_FILE = "/var/swapfile-gemma3n"
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +96,19 @@ def bare(tmp_path_factory: pytest.TempPathFactory, lab: Lab, base: Path, hub: Hu
     return fleet
 
 
+@dataclass
+class FirstRuns:
+    """What check mode said of bare boards, then the real run, and how often that downloaded the weights."""
+
+    checked: Played
+    provisioned: Played
+    num_downloads: int
+
+
 @pytest.fixture(scope="session")
-def first_runs(bare: Fleet) -> tuple[Played, Played]:
-    """What check mode said of bare boards, and then the real run."""
-    return bare.run("provision", "--check", "--diff"), bare.run("provision")
+def first_runs(bare: Fleet, hub: Hub) -> FirstRuns:
+    checked, provisioned = bare.run("provision", "--check", "--diff"), bare.run("provision")
+    return FirstRuns(checked, provisioned, len(hub.fake.ranges("model.safetensors")))
 
 
 @pytest.fixture
@@ -98,27 +122,27 @@ def gateway_client(fleet: Fleet, **options: object) -> openai.OpenAI:
     return openai.OpenAI(**{"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60} | options)
 
 
-def test_check_mode_is_right_before_anything_is_installed(first_runs: tuple[Played, Played]):
-    checked, _ = first_runs
+def test_check_mode_is_right_before_anything_is_installed(first_runs: FirstRuns):
+    checked = first_runs.checked
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "gemma3n-api.service would be installed" in checked.stdout
 
 
-def test_boards_serve_after_one_command(fleet: Fleet, first_runs: tuple[Played, Played], hub: Hub):
-    _, provisioned = first_runs
+def test_boards_serve_after_one_command(fleet: Fleet, first_runs: FirstRuns):
+    provisioned = first_runs.provisioned
     assert provisioned.returncode == 0, provisioned.stdout + provisioned.stderr
     for board in fleet.boards:
         assert board.property_of("gemma3n-api", "ActiveState") == "active"
         assert "journalctl" in ask(board, "Where are the logs?")
-    assert len(hub.fake.ranges("model.safetensors")) == 1  # the others have it from the first
+    assert first_runs.num_downloads == 1  # the others have it from the first
 
 
-def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: tuple[Played, Played]):
-    for played in first_runs:
+def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: FirstRuns):
+    for played in (first_runs.checked, first_runs.provisioned):
         assert TOKEN not in played.stdout + played.stderr
     for board in fleet.boards:
         places = "/etc /opt/gemma3n/releases /run /var /tmp /home /root /proc/*/environ /proc/*/cmdline"
-        found = board.shell(f"grep -rl {TOKEN} {places} 2>/dev/null || true")
+        found = board.shell(f"grep -rl '[{TOKEN[0]}]{TOKEN[1:]}' {places} 2>/dev/null || true")
         # Only a service itself sees its credentials, systemd.exec(5).
         credentials = [f"/run/credentials/gemma3n-{unit}.service/hf_token" for unit in ("api", "cache-warm")]
         assert set(found.split()) <= {"/etc/gemma3n/hf_token", *credentials}
@@ -318,18 +342,21 @@ def test_a_board_is_left_as_it_was(fleet: Fleet):
     board: Machine = fleet.boards[1]
     (board.root / "etc/nvpmodel.conf").write_text(NVPMODEL_CONF)
     (board.root / "etc/systemd/system/nvzramconfig.service").write_text(NVZRAMCONFIG)
-    for name, text in (("sbin/nvpmodel", NVPMODEL), ("bin/jetson_clocks", JETSON_CLOCKS)):
+    for name, text in COMMANDS.items():
         (board.root / "usr" / name).write_text(text)
         (board.root / "usr" / name).chmod(0o755)
     board.run("systemctl", "enable", "nvzramconfig.service")
 
     def state() -> list[str]:
-        asked = "nvpmodel -q; systemctl get-default; systemctl is-enabled nvzramconfig; true"
+        swap = (
+            f"/usr/local/sbin/swapon --show=NAME; grep -o ^{SWAP_FILE} /etc/fstab; ls {SWAP_FILE} 2>/dev/null"
+        )
+        asked = f"nvpmodel -q; systemctl get-default; systemctl is-enabled nvzramconfig; {swap}; true"
         return board.shell(asked).splitlines()[1:]
 
     before = state()
     wanted = {"jetson_host_power_mode": "MAXN_SUPER", "jetson_host_max_clocks": True}
-    wanted |= {"jetson_host_headless": True, "jetson_host_no_zram": True}
+    wanted |= {"jetson_host_headless": True, "jetson_host_no_zram": True, "jetson_host_swap_mb": 1}
     options = ["--tags", "host", "--limit", "board2"]
     unknown = fleet.run("provision", *options, jetson_host_power_mode="MAXN")
     assert "has no power mode MAXN; it has 15W, MAXN_SUPER" in " ".join(unknown.stdout.split())
@@ -337,12 +364,12 @@ def test_a_board_is_left_as_it_was(fleet: Fleet):
     changed, again = (fleet.run("provision", *options, **wanted) for _ in range(2))
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert recap(again)["board2"]["changed"] == 0, again.stdout
-    assert state() == ["2", "multi-user.target", "disabled"]
+    assert state() == ["2", "multi-user.target", "disabled", *[SWAP_FILE] * 3]
     assert board.run("systemctl", "is-enabled", "gemma3n-clocks").strip() == "enabled"
 
     removed = fleet.run("uninstall.yml", "--limit", "board2")
     assert removed.returncode == 0, removed.stdout + removed.stderr
-    assert state() == before
+    assert state() == before == ["0", before[1], "enabled"]
     calls = (board.root / "var/lib/jetson-clocks-calls").read_text().splitlines()
     assert [call.split()[0] if call else "" for call in calls] == ["--store", "", "--restore"]
     left = board.shell("find / -xdev -name '*gemma3n*' -not -path '/models/*' -not -path '/proc/*'")

@@ -22,7 +22,7 @@ ENVIRONMENT = f"""
 HF_ENDPOINT=http://{ROUTER}:{HUB_PORT}
 DEVICE=cpu
 CONTEXT_LENGTH=2048
-STEP_LIMIT=3
+STEP_LIMIT=6
 OMP_NUM_THREADS=1
 """
 # Read by Python when it starts: has a decode step hang once the file is there.
