@@ -13,6 +13,8 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "sudo", "procps", "iproute2", "openssh-server"),
     *("python3", "python3-venv", "python3-apt", "python3-packaging", "ca-certificates", "curl", "rsync"),
 )
+# Whom a Jetson is set up with, and with a sudo that asks for nothing.
+USER = "nvidia"
 UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 
 
@@ -32,11 +34,12 @@ def cached(cache: Path) -> Path:
 
 
 def admit(root: Path, public_key: Path) -> None:
-    """Lets the key's owner log in, and pip find what it finds here."""
+    """Lets the key's owner log in as a user who may become root, and pip find what it finds here."""
     (root / "etc/pip.conf").write_text(_pip_conf())
-    ssh = root / "root/.ssh"
-    ssh.mkdir(mode=0o700, exist_ok=True)
+    ssh = root / "home" / USER / ".ssh"
+    ssh.mkdir(mode=0o700)
     shutil.copy(public_key, ssh / "authorized_keys")
+    subprocess.run(["chroot", root, "chown", "-R", USER, f"/home/{USER}/.ssh"], check=True)
 
 
 def binds() -> list[str]:
@@ -66,7 +69,9 @@ def _furnish(root: Path) -> None:
     (root / "etc/apt/apt.conf.d/90host").write_text("".join(f"{line}\n" for line in _apt_settings()))
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     (root / "etc/environment").write_text("".join(f"{name}={value}\n" for name, value in proxies.items()))
-    (root / "etc/ssh/sshd_config.d/lab.conf").write_text("UseDNS no\nPermitRootLogin prohibit-password\n")
+    (root / "etc/ssh/sshd_config.d/lab.conf").write_text("UseDNS no\nPermitRootLogin no\n")
+    subprocess.run(["chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", USER], check=True)
+    (root / "etc/sudoers.d/lab").write_text(f"{USER} ALL=(ALL) NOPASSWD: ALL\n")
     subprocess.run(["ssh-keygen", "-A", "-f", root], check=True, capture_output=True)
     # apt must not believe that its empty lists are fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))

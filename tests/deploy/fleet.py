@@ -10,6 +10,7 @@ from pathlib import Path
 
 import openai
 
+from tests.deploy.base_root import USER
 from tests.deploy.conftest import HUB_PORT, ROOT, TOKEN
 from tests.deploy.lab import ROUTER, Lab, Machine
 
@@ -20,7 +21,7 @@ HUB = f"http://{ROUTER}:{HUB_PORT}"
 TORCH = ["torch==2.13.0+cpu", "torchvision==0.28.0"]
 SETTINGS = {"DEVICE": "cpu", "CONTEXT_LENGTH": 2048, "OMP_NUM_THREADS": 1}
 VARIABLES = {
-    "ansible_user": "root",
+    "ansible_user": USER,
     "jetson_host_model_file": "/etc/gemma3n-lab-model",
     # A stand-in has no GPU.
     "gemma3n_runtime_torch": TORCH,
@@ -33,7 +34,7 @@ VARIABLES = {
     "gemma3n_service_answer": "journalctl",
 }
 # So that requests wait at the gateway even where there are few.
-GATEWAY_VARIABLES = {"ansible_user": "root", "gemma3n_gateway_requests_per_board": 1}
+GATEWAY_VARIABLES = {"ansible_user": USER, "gemma3n_gateway_requests_per_board": 1}
 
 Played = subprocess.CompletedProcess[str]
 
