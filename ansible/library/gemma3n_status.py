@@ -24,6 +24,10 @@ options:
     description: Port of the server.
     type: int
     default: 8000
+  host:
+    description: Address that the server listens on.
+    type: str
+    default: 0.0.0.0
 author:
   - gemma3n_appliance
 """
@@ -56,10 +60,14 @@ CURRENT = Path("/opt/gemma3n/current")
 ANSWER_S = 5
 
 
-def health(port: int) -> dict[str, Any]:
+def health(host: str, port: int) -> dict[str, Any]:
     """What /health answers, whatever its status, or nothing."""
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else host  # noqa: S104
+    if ":" in address and not address.startswith("["):
+        address = f"[{address}]"
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=ANSWER_S) as reply:
+        with without_proxy.open(f"http://{address}:{port}/health", timeout=ANSWER_S) as reply:
             text = reply.read()
     except urllib.error.HTTPError as error:
         text = error.read()
@@ -69,7 +77,7 @@ def health(port: int) -> dict[str, Any]:
         told = json.loads(text)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return told if isinstance(told, dict) and "status" in told else {}
 
 
 def temperatures_c() -> Iterator[float]:
@@ -94,9 +102,9 @@ def memory_mb(field: str) -> int | None:
     return int(found[1]) // 1000 if found else None
 
 
-def find_out(port: int) -> dict[str, Any]:
+def find_out(host: str, port: int) -> dict[str, Any]:
     """Everything that is known of the server and its board."""
-    told = health(port)
+    told = health(host, port)
     queue = told.get("queue") or {}
     return {
         "release": CURRENT.resolve().name if CURRENT.is_symlink() else None,
@@ -113,9 +121,12 @@ def find_out(port: int) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the module."""
-    options = {"port": {"type": "int", "default": 8000}}
+    options = {
+        "port": {"type": "int", "default": 8000},
+        "host": {"type": "str", "default": "0.0.0.0"},  # noqa: S104
+    }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
-    found = find_out(module.params["port"])
+    found = find_out(module.params["host"], module.params["port"])
     module.exit_json(changed=False, status={k: "-" if v is None else v for k, v in found.items()})
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import DownloadError
 from ..settings import Settings
-from .download import is_on_disk, missing_bytes
+from .download import DISK_MARGIN_BYTES, is_on_disk, known_sizes
 from .hub import size_of
 from .progress import MB
 
@@ -36,6 +36,8 @@ EARLIEST_YEAR = 2026
 TOO_HOT_C = 95.0
 ANSWER_S = 5.0
 PROOF_S = 300.0
+# CUDA, torch and activations, beside the weights.
+BESIDE_WEIGHTS_MB = 1500
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,16 @@ class Finding:
 def examine(settings: Settings, names: Iterable[str] = ()) -> Iterator[tuple[str, Finding]]:
     """Runs the checks of these names, or all, and yields what each finds as soon as it has."""
     for name in names or CHECKS:
-        yield name, CHECKS[name](settings)
+        yield name, _found(CHECKS[name], settings)
+
+
+def _found(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except DownloadError as error:
+        return Finding("cannot be looked at", error.message)
+    except OSError as error:
+        return Finding(f"cannot be looked at: {error}", "run this as root")
 
 
 def _settings(settings: Settings) -> Finding:
@@ -87,18 +98,15 @@ def _temperature(_settings: Settings) -> Finding:
 def _model(settings: Settings) -> Finding:
     directory = settings.model_dir
     if is_on_disk(settings):
-        return Finding(f"{settings.repo_id} is in {directory}")
+        return Finding(f"{settings.repo_id} is in {directory}; `download --check` compares checksums too")
     if settings.is_local:
         return Finding(f"{directory} holds no model", "set MODEL_NAME to a hub name or a model's folder")
-    try:
-        missing = missing_bytes(settings)
-    except DownloadError as error:
-        return Finding(f"{settings.repo_id} cannot be looked for", error.message)
-    lacking = f"{missing / MB:.0f} MB of it are missing" if missing else "it is not there"
-    token = "" if settings.hf_token else "; Gemma's repositories want a token, HF_TOKEN"
+    sizes = known_sizes(settings)
+    lacking = f"{', '.join(sizes.lacking)} of it" if sizes and sizes.lacking else "it"
     return Finding(
-        f"{settings.repo_id} is not complete in {directory}: {lacking}",
-        f"gemma3n-appliance download, which says why if it cannot{token}",
+        f"{settings.repo_id} is not complete in {directory}: {lacking} is missing",
+        "gemma3n-appliance download, which says why if it cannot"
+        + ("" if settings.hf_token else "; Gemma's repositories want a token, HF_TOKEN"),
     )
 
 
@@ -107,21 +115,32 @@ def _disk(settings: Settings) -> Finding:
     while not directory.exists():
         directory = directory.parent
     free = shutil.disk_usage(directory).free
-    return Finding(f"{free / MB:.0f} MB are free in {directory}")
+    text = f"{free / MB:.0f} MB are free in {directory}"
+    sizes = None if settings.is_local else known_sizes(settings)
+    if sizes and sizes.num_missing and free < sizes.num_missing + DISK_MARGIN_BYTES:
+        wanted = (sizes.num_missing + DISK_MARGIN_BYTES) / MB
+        return Finding(
+            text, f"the model still wants {wanted:.0f} MB: free some, or set MODELS_DIR to a larger disk"
+        )
+    return Finding(text)
 
 
 def _memory(settings: Settings) -> Finding:
-    fields = {name: int(kb) // 1000 for name, kb in re.findall(r"(\w+):\s+(\d+) kB", _read(MEMORY))}
-    total, available = fields.get("MemTotal", 0), fields.get("MemAvailable", 0)
-    weights = sum(map(size_of, settings.model_dir.glob("*.safetensors"))) // MB
-    text = f"{available} of {total} MB are free"
-    if total < weights:
-        return Finding(text, f"the weights are {weights} MB: choose a smaller model, google/gemma-3n-e2b")
-    if available < weights and _health(settings) is None:
-        return Finding(
-            text,
-            f"the weights are {weights} MB: end other programs, the desktop first, or restart the board",
+    fields = {name: int(kib) * 1024 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", _read(MEMORY))}
+    total, available = fields.get("MemTotal", 0) / MB, fields.get("MemAvailable", 0) / MB
+    weights = sum(map(size_of, settings.model_dir.glob("*.safetensors"))) / MB
+    if not settings.is_local and (sizes := known_sizes(settings)):
+        weights = sizes.num_bytes / MB
+    needed = weights + BESIDE_WEIGHTS_MB
+    text = f"{available:.0f} of {total:.0f} MB are free"
+    if weights and total < needed:
+        advice = f"the model needs {needed:.0f} MB or more: choose a smaller one, or a board with more memory"
+        return Finding(text, advice)
+    if weights and available < needed and _health(settings) is None:
+        advice = (
+            f"the model needs {needed:.0f} MB: end other programs, the desktop first, or restart the board"
         )
+        return Finding(text, advice)
     return Finding(text)
 
 
@@ -147,6 +166,11 @@ def _server(settings: Settings) -> Finding:
     if health is None:
         return _unit(settings)
     state, error = health.get("status"), health.get("error")
+    if state is None:
+        return Finding(
+            f"another program answers on port {settings.gemma3n_port}",
+            "end it, or set GEMMA3N_PORT to another port",
+        )
     queue = health.get("queue", {})
     text = f"{state}, {queue.get('running')} running, {queue.get('waiting')} waiting"
     if state in ("stuck", "dead", "failed"):
@@ -185,10 +209,13 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
 
 
 def _health(settings: Settings) -> dict[str, Any] | None:
-    """What the server says of itself, whatever the status; None where nothing of ours answers."""
+    """What answers on the server's port says of itself, whatever the status; None where nothing answers."""
+    host = settings.gemma3n_host
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else settings.bind.rpartition(":")[0]  # noqa: S104
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        url = f"http://127.0.0.1:{settings.gemma3n_port}/health"
-        with urllib.request.urlopen(url, timeout=ANSWER_S) as reply:
+        url = f"http://{address}:{settings.gemma3n_port}/health"
+        with without_proxy.open(url, timeout=ANSWER_S) as reply:
             body = reply.read()
     except urllib.error.HTTPError as error:
         body = error.read()
@@ -197,8 +224,8 @@ def _health(settings: Settings) -> dict[str, Any] | None:
     try:
         told = json.loads(body)
     except ValueError:
-        return None
-    return told if isinstance(told, dict) else None
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _temperatures_c() -> Iterator[float]:

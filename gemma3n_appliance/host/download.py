@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -40,18 +41,27 @@ def is_on_disk(settings: Settings) -> bool:
         return False
 
 
-def missing_bytes(settings: Settings) -> int:
-    """Bytes of the model that are still to be fetched; 0 also where it is not known yet what it consists of.
+@dataclass(frozen=True)
+class Sizes:
+    """A model's bytes, those of them that are still to be fetched, and the files that these are of."""
+
+    num_bytes: int
+    num_missing: int
+    lacking: list[str]
+
+
+def known_sizes(settings: Settings) -> Sizes | None:
+    """Looks at the manifest; None before a download has begun.
 
     Raises:
-        DownloadError: its directory cannot be read.
+        DownloadError: the model's directory cannot be read.
     """
     with _disk_errors_explained(settings):
         manifest = _manifest_on_disk(settings)
         if manifest is None:
-            return 0
+            return None
         lacking = manifest.lacking(settings.model_dir)
-        return _num_missing(settings.model_dir, manifest, lacking)
+        return Sizes(manifest.num_bytes, _num_missing(settings.model_dir, manifest, lacking), lacking)
 
 
 def ensure_model(settings: Settings, progress: Progress | None = None) -> Path:

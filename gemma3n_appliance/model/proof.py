@@ -19,23 +19,28 @@ def fault(*, needs_gpu: bool) -> str | None:
     has_gpu = torch.cuda.is_available()
     if needs_gpu and not has_gpu:
         return f"torch {torch.__version__} does not find the GPU: install the wheel for this JetPack"
-    if has_gpu and not _is_built_for_the_gpu():
-        return (
-            f"torch {torch.__version__} is built for {', '.join(torch.cuda.get_arch_list())}, not for "
-            f"{torch.cuda.get_device_name()}: install the wheel for this JetPack"
-        )
-    ones = torch.ones(64, 64, device="cuda" if has_gpu else "cpu", dtype=torch.bfloat16)
-    if (ones @ ones).float().sum().item() != 64.0**3:
+    try:
+        ones = torch.ones(64, 64, device="cuda" if has_gpu else "cpu", dtype=torch.bfloat16)
+        is_right = (ones @ ones).float().sum().item() == 64.0**3
+    except RuntimeError as error:
+        return _explained(error)
+    if not is_right:
         return f"torch {torch.__version__} computes wrongly on {ones.device.type}: install another version"
     return None
 
 
-def _is_built_for_the_gpu() -> bool:
+def _explained(error: RuntimeError) -> str:
     import torch
 
-    major, minor = torch.cuda.get_device_capability()
-    fitting = {f"sm_{major}{minor}", f"sm_{major}{minor}a", f"compute_{major}{minor}"}
-    return not fitting.isdisjoint(torch.cuda.get_arch_list())
+    reason = str(error).splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError) or "NvMap" in reason or "NVML" in reason:
+        return (
+            f"the GPU has no free memory to try torch with ({reason}): end what uses it, or restart the board"
+        )
+    return (
+        f"torch {torch.__version__}, built for {', '.join(torch.cuda.get_arch_list())}, does not compute on "
+        f"this GPU ({reason}): install the wheel for this JetPack"
+    )
 
 
 def main() -> int:

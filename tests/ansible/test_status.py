@@ -45,7 +45,7 @@ def port_of():
 
 
 def told(status, port):
-    AnsibleModule.params = {"port": port}
+    AnsibleModule.params = {"port": port, "host": "0.0.0.0"}
     status.main()
     return AnsibleModule.told["status"]
 

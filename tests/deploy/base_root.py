@@ -20,7 +20,7 @@ UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 
 def cached(cache: Path) -> Path:
     """Returns the root, building it (a minute) where the cache does not have it."""
-    root = cache / _fingerprint()
+    root = cache / f"root-{_fingerprint()}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one builds, another lab waits for it
@@ -30,6 +30,8 @@ def cached(cache: Path) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             _build(partial)
             partial.rename(root)
+            for other in set(cache.glob("root-*")) - {root}:
+                shutil.rmtree(other, ignore_errors=True)
     return root
 
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import openai
 
 from tests.deploy.base_root import USER
@@ -16,16 +19,13 @@ from tests.deploy.lab import ROUTER, Lab, Machine
 
 # They ask often, and leave the boards some of the few cores that they share.
 PAUSE_S = 0.5
-PLAY_TIMEOUT_S = 420
+PLAY_TIMEOUT_S = 600
 HUB = f"http://{ROUTER}:{HUB_PORT}"
-TORCH = ["torch==2.13.0+cpu", "torchvision==0.28.0"]
 SETTINGS = {"DEVICE": "cpu", "CONTEXT_LENGTH": 2048, "OMP_NUM_THREADS": 1}
 VARIABLES = {
     "ansible_user": USER,
     "jetson_host_model_file": "/etc/gemma3n-lab-model",
     # A stand-in has no GPU.
-    "gemma3n_runtime_torch": TORCH,
-    "gemma3n_runtime_torch_index": "",
     "gemma3n_runtime_require_gpu": False,
     "gemma3n_model_hub": HUB,
     "gemma3n_model_hf_token": TOKEN,
@@ -39,6 +39,42 @@ GATEWAY_VARIABLES = {"ansible_user": USER, "gemma3n_gateway_requests_per_board":
 Played = subprocess.CompletedProcess[str]
 
 
+@dataclass(frozen=True)
+class Torch:
+    """What a stand-in has in place of NVIDIA's torch: that of bin/setup."""
+
+    packages: list[str]
+    index: str
+
+    @classmethod
+    def found(cls) -> "Torch":
+        """As pip here finds it, or else from PyTorch's own index."""
+        setup = (ROOT / "bin/setup").read_text()
+        known = dict(re.findall(r"^(TORCH|TORCHVISION|CPU_INDEX)=(.*)$", setup, re.MULTILINE))
+        packages = [f"torch=={known['TORCH']}+cpu", f"torchvision=={known['TORCHVISION']}"]
+        look = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--quiet",
+            "--no-deps",
+            "--ignore-installed",
+        ]
+        if subprocess.run([*look, packages[0]], capture_output=True).returncode == 0:
+            return cls(packages, "")
+        return cls([packages[0].removesuffix("+cpu"), packages[1]], known["CPU_INDEX"])
+
+    @property
+    def variables(self) -> dict[str, object]:
+        return {"gemma3n_runtime_torch": self.packages, "gemma3n_runtime_torch_index": self.index}
+
+    @property
+    def for_pip(self) -> list[str]:
+        return [*(["--index-url", self.index] if self.index else []), *self.packages]
+
+
 @dataclass
 class Fleet:
     """Three boards and a gateway."""
@@ -47,6 +83,7 @@ class Fleet:
     lab: Lab
     boards: list[Machine]
     gateway: Machine
+    torch: Torch
 
     def write_inventory(self, **host_variables: dict[str, object]) -> None:
         ssh = {
@@ -59,7 +96,7 @@ class Fleet:
         }
         gateways = {self.gateway.name: {"ansible_host": self.gateway.address}}
         inventory = {
-            "gemma3n": {"hosts": hosts, "vars": VARIABLES | ssh},
+            "gemma3n": {"hosts": hosts, "vars": VARIABLES | self.torch.variables | ssh},
             "gemma3n_gateway": {"hosts": gateways, "vars": GATEWAY_VARIABLES | ssh},
         }
         self.inventory.write_text(json.dumps(inventory))
@@ -151,22 +188,28 @@ class Clients:
 
     def _ask_once(self, client: openai.OpenAI, number: int) -> None:
         try:
-            text = streamed(client) if number % 2 else counted(client, number)
-        except openai.OpenAIError as error:
+            numbers = streamed(client) if number % 2 else counted(client, number)
+        except (openai.OpenAIError, httpx2.HTTPError) as error:  # the second where a stream breaks off
             self.failures.append(repr(error))
             return
-        if not text:
-            self.failures.append("an empty answer")
+        if numbers != list(range(numbers[0], numbers[0] + (30 if number % 2 else 6))):
+            self.failures.append(f"counted {numbers}")
         self.num_answered += 1
 
 
-def counted(client: openai.OpenAI, number: int) -> str:
+def counted(client: openai.OpenAI, number: int) -> list[int]:
+    """Has six numbers counted, and returns them."""
     question = [{"role": "user", "content": f"Count from {number} to {number + 5}."}]
     answer = client.chat.completions.create(model="gemma3n", messages=question, temperature=0)
-    return answer.choices[0].message.content or ""
+    return numbers_in(answer.choices[0].message.content or "")
 
 
-def streamed(client: openai.OpenAI) -> str:
+def streamed(client: openai.OpenAI) -> list[int]:
+    """Has thirty numbers counted, from 1, and returns them."""
     question = [{"role": "user", "content": "Count from 1 to 30."}]
     stream = client.chat.completions.create(model="gemma3n", messages=question, temperature=0, stream=True)
-    return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    return numbers_in("".join(chunk.choices[0].delta.content or "" for chunk in stream))
+
+
+def numbers_in(text: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", text)] or [0]

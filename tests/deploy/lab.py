@@ -24,6 +24,8 @@ BRIDGE = f"{BRIDGES}{NUMBER}"
 TABLE = f"gemma3n_lab{NUMBER}"
 NETWORK = f"10.77.{3 + NUMBER}"
 ROUTER = f"{NETWORK}.1"
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+FORWARDING_BEFORE = Path("/run/gemma3n-lab-forwarding")
 BOOT_TIMEOUT_S = 60
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 JETPACK_6_2 = (
@@ -138,22 +140,29 @@ class Lab:
     directory: Path
     key: Path
     machines: list[Machine] = field(default_factory=list)
-    _forwarding: str | None = None
 
     @property
     def run_directory(self) -> Path:
         """Where machines' process numbers and consoles are kept."""
         return self.directory / "run"
 
+    def require_room(self) -> None:
+        """Fails where another lab with this number is up, or was left behind."""
+        is_taken = Path("/sys/class/net", BRIDGE).exists()
+        assert not is_taken, (
+            f"{BRIDGE} is there: wait for that lab, or take it away with `ip link del {BRIDGE}`"
+        )
+
     def up(self) -> None:
         """Makes the network, and a key to log in with."""
         self.run_directory.mkdir(parents=True)
-        self._forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text()
+        if not FORWARDING_BEFORE.exists():
+            FORWARDING_BEFORE.write_text(FORWARDING.read_text())
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{ROUTER}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        FORWARDING.write_text("1")
         rule = f"ip saddr {NETWORK}.0/24 ip daddr != {NETWORK}.0/24 masquerade"
         run("nft", f"add table ip {TABLE}")
         run("nft", f"add chain ip {TABLE} out {{ type nat hook postrouting priority 100; }}")
@@ -204,8 +213,9 @@ class Lab:
         run("nft", f"delete table ip {TABLE}", check=False)
         run("ip", "link", "del", BRIDGE, check=False)
         is_last = not list(Path("/sys/class/net").glob(f"{BRIDGES}*"))
-        if self._forwarding is not None and is_last:
-            Path("/proc/sys/net/ipv4/ip_forward").write_text(self._forwarding)
+        if is_last and FORWARDING_BEFORE.exists():
+            FORWARDING.write_text(FORWARDING_BEFORE.read_text())
+            FORWARDING_BEFORE.unlink()
 
     def _connect(self, machine: Machine) -> None:
         name, link = machine.name, f"g-{machine.name}"

@@ -1,5 +1,6 @@
 import http.server
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -55,7 +56,7 @@ def test_a_check_prints_what_is_wrong_and_what_to_do(complete: Appliance):
     assert checked.returncode == 1
     assert checked.stdout.splitlines() == [
         f"ok    settings     {REPO}, 4 slots, port 8000",
-        f"FAULT model        {REPO} is not complete in {complete.model_dir}: 3 MB of it are missing",
+        f"FAULT model        {REPO} is not complete in {complete.model_dir}: {WEIGHTS} of it is missing",
         "                   → gemma3n-appliance download, which says why if it cannot; "
         "Gemma's repositories want a token, HF_TOKEN",
     ]
@@ -117,7 +118,8 @@ def test_a_board_that_is_too_hot_is_told(settings, monkeypatch, tmp_path, milli_
     [
         (8_000_000, 6_000_000, None),
         (8_000_000, 1_000_000, "end other programs"),
-        (2_000_000, 1_000_000, "choose a smaller model"),
+        (2_000_000, 1_000_000, "choose a smaller one"),
+        (5_000_000, 4_900_000, "choose a smaller one"),  # CUDA and torch need some as well
     ],
 )
 def test_a_memory_too_small_for_the_weights_is_told(
@@ -139,6 +141,7 @@ def test_memory_that_the_server_itself_uses_is_no_fault(settings, monkeypatch, t
     with (settings.model_dir / WEIGHTS).open("wb") as file:
         file.truncate(4_000_000_000)
     (tmp_path / "meminfo").write_text("MemTotal:  8000000 kB\nMemAvailable: 1000000 kB\n")
+    answers[0] = (200, {"status": "ready"})
     monkeypatch.setattr(diagnosis, "MEMORY", tmp_path / "meminfo")
     assert found("memory", settings).advice is None
 
@@ -149,6 +152,7 @@ def test_memory_that_the_server_itself_uses_is_no_fault(settings, monkeypatch, t
         ((200, {"status": "ready", "queue": {"running": 1, "waiting": 2}}), "1 running, 2 waiting", True),
         ((200, {"status": "failed", "error": "The disk is full."}), "The disk is full.", False),
         ((503, {"status": "stuck", "error": None}), "stuck", False),
+        ((404, {"detail": "Not Found"}), "another program answers", False),
     ],
 )
 def test_what_the_server_says_of_itself_is_told(settings, answers, answer, text, is_well):
@@ -191,3 +195,18 @@ def test_a_torch_that_cannot_be_imported_is_told(settings, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     assert found("torch", settings).advice == "Fatal Python error: Illegal instruction"
+
+
+def test_a_disk_too_small_for_what_is_missing_is_told(complete: Appliance, monkeypatch: pytest.MonkeyPatch):
+    assert found("disk", complete.settings).advice is None
+    (complete.model_dir / WEIGHTS).unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 500 * 10**6))
+    assert "still wants 503 MB" in (found("disk", complete.settings).advice or "")
+
+
+def test_what_cannot_be_looked_at_is_a_finding(settings, monkeypatch):
+    def denied(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied", "/models")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert found("disk", settings).advice == "run this as root"

@@ -84,6 +84,7 @@ def main() -> None:
     removed = superfluous(home, module.params["keep"], spare)
     if not module.check_mode:
         for path in removed:
+            (path / "complete").unlink(missing_ok=True)  # what is half removed must not pass for whole
             shutil.rmtree(path)
     module.exit_json(changed=bool(removed), removed=[str(path) for path in removed])
 
