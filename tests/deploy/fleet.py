@@ -106,10 +106,7 @@ class Fleet:
         return self.directory / "inventory.yml"
 
     def run(self, script: str, *options: str, **variables: object) -> Played:
-        """Runs one of bin/'s scripts, or a playbook."""
-        command: list[str | Path] = [ROOT / "bin" / script]
-        if script.endswith(".yml"):
-            command = [ROOT / ".venv-ansible/bin/ansible-playbook", script]
+        """Runs one of bin/'s scripts."""
         if variables:
             options = (*options, "--extra-vars", json.dumps(variables))
         environment = os.environ | {
@@ -118,8 +115,7 @@ class Fleet:
             "ANSIBLE_NOCOLOR": "1",
         }
         return subprocess.run(
-            [*command, *options],
-            cwd=ROOT / "ansible",
+            [ROOT / "bin" / script, *options],
             env=environment,
             capture_output=True,
             text=True,

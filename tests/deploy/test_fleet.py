@@ -430,7 +430,7 @@ def test_a_board_is_left_as_it_was(fleet: Fleet):
     assert state() == ["2", "multi-user.target", "disabled", *[SWAP_FILE] * 3]
     assert board.run("systemctl", "is-enabled", "gemma3n-clocks").strip() == "enabled"
 
-    removed = fleet.run("uninstall.yml", "--limit", "board2")
+    removed = fleet.run("play", "uninstall.yml", "--limit", "board2")
     assert removed.returncode == 0, removed.stdout + removed.stderr
     assert state() == before == ["0", before[1], "enabled"]
     calls = (board.root / "var/lib/jetson-clocks-calls").read_text().splitlines()
