@@ -188,7 +188,7 @@ def test_a_full_queue_answers_429_and_when_to_come_back(serve: Serve, speaker: S
     speaker.may_decode.clear()
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(served.chat) for _ in range(3)]
-        wait_until(lambda: served.engine.num_waiting == 1)
+        wait_until(lambda: (served.engine.num_running, served.engine.num_waiting) == (2, 1))
         refused = served.chat(stream=stream)
         error = error_of(refused, 429)
         assert (error["code"], error["type"]) == ("server_overloaded", "rate_limit_error")
