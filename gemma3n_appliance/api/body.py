@@ -15,6 +15,9 @@ from .workers import Workers
 # longer by what the slowest line needs for the bytes that have come.
 GRACE_S = 10.0
 SLOWEST_BYTES_PER_S = 8_192
+# What is on its way already when a request is refused: this much, for so long.
+SMALL_BODY_BYTES = 65_536
+DISCARD_S = 1.0
 
 
 async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers: Workers) -> WireModelT:
@@ -28,6 +31,23 @@ async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers:
     """
     _check_headers(req)
     return await workers.run(parse, await _read(req, max_mb), model)
+
+
+async def discard_small_body(req: Request) -> None:
+    """Reads what is left of a small body, which nobody looks at.
+
+    A connection that is closed with bytes unread is reset, and the reply may be lost with it (RFC 9112, 9.6).
+    """
+    if 0 < (req.content_length or 0) <= SMALL_BODY_BYTES:
+        reading = asyncio.create_task(_exhaust(req))
+        try:
+            await asyncio.wait({reading}, timeout=DISCARD_S)
+        finally:
+            reading.cancel()
+
+
+async def _exhaust(req: Request) -> None:
+    await req.stream.exhaust()
 
 
 def _check_headers(req: Request) -> None:

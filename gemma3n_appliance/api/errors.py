@@ -8,6 +8,7 @@ from falcon.asgi import App, Request, Response
 
 from ..errors import ApplianceError, InsufficientMemoryError, ShuttingDownError
 from ..protocol.error import ErrorDetail, ErrorReply
+from .body import discard_small_body
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +49,14 @@ def explained(error: Exception) -> ApplianceError:
     return error
 
 
-async def _on_error(_req: Request, resp: Response, error: Exception, _params: Any) -> None:
+async def _on_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:
+    await discard_small_body(req)
     _answer(resp, explained(error))
 
 
 async def _on_http_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:
     assert isinstance(error, falcon.HTTPError)
+    await discard_small_body(req)
     resp.status = error.status
     resp.content_type = falcon.MEDIA_JSON
     for name, value in dict(error.headers or {}).items():

@@ -293,6 +293,21 @@ def test_a_full_queue_refuses_before_it_has_read_the_body(serve: Serve, speaker:
         assert [each.result().status_code for each in running] == [200, 200]
 
 
+def test_a_refusal_reaches_whoever_has_sent_a_small_body(served: Served):
+    served.chat()
+    served.engine.close()
+    body = b" " * 60_000
+    for _ in range(30):  # closed with bytes unread, the connection is reset now and then
+        with served.connect() as client:
+            client.sendall(
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+            )
+            client.sendall(body)
+            answer = b"".join(iter(lambda: client.recv(10_000), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"shutting_down" in answer
+
+
 def test_memory_that_runs_out_in_the_server_itself_is_a_503(served: Served, monkeypatch):
     def run_out(*_):
         raise MemoryError
