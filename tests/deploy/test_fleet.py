@@ -322,12 +322,19 @@ def test_a_jetpack_that_is_too_old_is_refused(fleet: Fleet):
     assert "Flash JetPack 6 or 7" in " ".join(refused.stdout.split())
 
 
-def test_a_model_can_come_from_the_controller(fleet: Fleet, hub: Hub, tmp_path: Path):
+def test_a_wrong_token_is_told_and_a_model_can_come_from_the_controller(
+    fleet: Fleet, hub: Hub, tmp_path: Path
+):
     board = fleet.boards[2]
     purged = fleet.run("provision", "--tags", "purge", "--limit", "board3")
     assert (purged.returncode, board.shell("ls /models")) == (0, "")
-    before = len(hub.fake.ranges("model.safetensors"))
     options = ["--tags", "model", "--limit", "board3"]
+    refused = fleet.run("provision", *options, gemma3n_model_hf_token="hf_wrong")
+    assert refused.returncode != 0
+    assert "does not accept HF_TOKEN" in " ".join(refused.stdout.split())
+    assert "hf_wrong" not in refused.stdout + refused.stderr
+
+    before = len(hub.fake.ranges("model.safetensors"))
     by_hand = {"gemma3n_model_from": "controller", "gemma3n_model_controller_dir": str(tmp_path)}
     brought = fleet.run("provision", *options, **by_hand)
     assert brought.returncode == 0, brought.stdout + brought.stderr
@@ -336,19 +343,6 @@ def test_a_model_can_come_from_the_controller(fleet: Fleet, hub: Hub, tmp_path: 
     checked = board.run("/usr/local/sbin/gemma3n-appliance", "download", "--check")
     assert "is intact" in checked
     assert board.shell("stat --format %U /models/*/model.safetensors").strip() == "gemma3n"
-
-
-def test_a_token_that_is_wrong_is_told(fleet: Fleet, hub: Hub):
-    options = ["--tags", "model", "--limit", "board3"]
-    try:
-        assert fleet.run("provision", "--tags", "purge", "--limit", "board3").returncode == 0
-        refused = fleet.run("provision", *options, gemma3n_model_hf_token="hf_wrong")
-    finally:
-        mended = fleet.run("provision", *options)
-    assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert refused.returncode != 0
-    assert "does not accept HF_TOKEN" in " ".join(refused.stdout.split())
-    assert "hf_wrong" not in refused.stdout + refused.stderr
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_changed(fleet: Fleet):
