@@ -202,6 +202,8 @@ class Lab:
                     os.kill(pid, signal.SIGKILL)
             machine.boot.wait()
         run("umount", "--lazy", machine.root, check=False)
+        # Not left to the namespace, which lives as long as its last process.
+        run("ip", "link", "del", f"g-{machine.name}", check=False)
         run("ip", "netns", "del", machine.name, check=False)
         _remove_cgroups(machine.name)
         shutil.rmtree(self.directory / machine.name, ignore_errors=True)
