@@ -6,7 +6,6 @@ import os
 import shutil
 import ssl
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +77,8 @@ def torch() -> Torch:
 @pytest.fixture(scope="session")
 def wheelhouse(torch: Torch) -> Path:
     """Wheels for a board that asks no index."""
-    version = [sys.executable, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    python = subprocess.run(
-        ["/usr/bin/python3", *version[1:]], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    version = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    python = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
     pins = (ROOT / f"requirements/python{python}.txt").read_text()
     folder = cache() / f"wheels-{hashlib.sha256((pins + str(torch)).encode()).hexdigest()[:12]}"
     if not folder.exists():
