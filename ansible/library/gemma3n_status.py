@@ -99,7 +99,7 @@ def read(path: Path) -> str:
 def memory_mb(field: str) -> int | None:
     """A field of /proc/meminfo."""
     found = re.search(rf"^{field}:\s+(\d+) kB", read(Path("/proc/meminfo")), re.MULTILINE)
-    return int(found[1]) // 1000 if found else None
+    return int(found[1]) * 1024 // 1_000_000 if found else None
 
 
 def find_out(host: str, port: int) -> dict[str, Any]:

@@ -44,6 +44,12 @@ def admit(root: Path, public_key: Path) -> None:
     subprocess.run(["chroot", root, "chown", "-R", USER, f"/home/{USER}/.ssh"], check=True)
 
 
+def have_sudo_ask(root: Path, password: str) -> None:
+    """Has the user type a password to become root."""
+    (root / "etc/sudoers.d/lab").write_text(f"{USER} ALL=(ALL) ALL\n")
+    subprocess.run(["chroot", root, "chpasswd"], input=f"{USER}:{password}\n", text=True, check=True)
+
+
 def binds() -> list[str]:
     """nspawn's options for the local folders that pip's settings here name."""
     named = re.findall(r"(?:file://)?(/[^\s'\"=]+)", _pip_settings())
@@ -101,7 +107,9 @@ def _pip_settings() -> str:
 
 def _pip_conf() -> str:
     """The settings that pip has here, as a file for there."""
-    settings = {"disable-pip-version-check": "true"}
+    # Compiling every module takes longer than installing them; root compiles what it imports.
+    # "no" is how pip's files say --no-compile.
+    settings = {"disable-pip-version-check": "true", "no-compile": "no"}
     for line in _pip_settings().splitlines():
         key, value = line.split("=", 1)
         if key.startswith(("global.", ":env:.")) and "constraint" not in key:

@@ -25,7 +25,12 @@ NEEDED = ("systemd-nspawn", "mmdebstrap", "nft", "ip", "ssh-keygen", "openssl", 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that leave a board changed come last, in whatever order the others are."""
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+    def place(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("last")
+        return marker.args[0] if marker else 0
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,11 +28,12 @@ VARIABLES = {
     # A stand-in has no GPU.
     "gemma3n_runtime_require_gpu": False,
     "gemma3n_model_hub": HUB,
-    "gemma3n_model_hf_token": TOKEN,
     "gemma3n_service_settings": SETTINGS,
     "gemma3n_service_question": "Where are the logs?",
     "gemma3n_service_answer": "journalctl",
 }
+SUDO_PASSWORD = "sudo of the lab"
+VAULT = {"gemma3n_model_hf_token": TOKEN, "lab_sudo_password": SUDO_PASSWORD}
 # So that requests wait at the gateway even where there are few.
 GATEWAY_VARIABLES = {"ansible_user": USER, "gemma3n_gateway_requests_per_board": 1}
 
@@ -101,9 +102,22 @@ class Fleet:
         }
         self.inventory.write_text(json.dumps(inventory))
 
+    def write_vault(self) -> None:
+        """Beside the inventory, as ansible/README.md has it."""
+        vault = self.directory / "group_vars/gemma3n/vault.yml"
+        vault.parent.mkdir(parents=True)
+        vault.write_text(json.dumps(VAULT))
+        self.vault_password.write_text("of the vault\n")
+        encrypt = [ROOT / ".venv-ansible/bin/ansible-vault", "encrypt", vault]
+        subprocess.run([*encrypt, "--vault-password-file", self.vault_password], check=True)
+
     @property
     def inventory(self) -> Path:
         return self.directory / "inventory.yml"
+
+    @property
+    def vault_password(self) -> Path:
+        return self.directory / "vault-password"
 
     def run(self, script: str, *options: str, **variables: object) -> Played:
         """Runs one of bin/'s scripts."""
@@ -112,6 +126,7 @@ class Fleet:
         environment = os.environ | {
             "ANSIBLE_INVENTORY": str(self.inventory),
             "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(self.vault_password),
             "ANSIBLE_NOCOLOR": "1",
         }
         return subprocess.run(
@@ -153,7 +168,9 @@ def another_release(directory: Path, version: str, *, broken: bool = False) -> d
     (package / "__init__.py").write_text(f'"""Another."""\n\n__version__ = "{version}"\n')
     if broken:
         with (package / "bootstrap.py").open("a") as file:
-            file.write('\nraise RuntimeError("a release that does not start")\n')
+            file.write(
+                '\n\ndef app() -> Appliance:\n    raise RuntimeError("a release that does not start")\n'
+            )
     return {"gemma3n_runtime_project": str(project)}
 
 

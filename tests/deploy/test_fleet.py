@@ -14,9 +14,11 @@ import httpx2
 import openai
 import pytest
 
+from tests.deploy.base_root import have_sudo_ask
 from tests.deploy.conftest import MODEL, ROOT, TOKEN, Hub, ask, cache
 from tests.deploy.fleet import (
     SETTINGS,
+    SUDO_PASSWORD,
     Clients,
     Fleet,
     Played,
@@ -97,7 +99,7 @@ def wheelhouse(torch: Torch) -> Path:
 def bare(
     tmp_path_factory: pytest.TempPathFactory, lab: Lab, base: Path, hub: Hub, torch: Torch, wheelhouse: Path
 ) -> Fleet:
-    """Boards as they come, the last of which knows no registry of packages."""
+    """Boards as they come; the last knows no registry, has a sudo that asks, and models elsewhere."""
     subprocess.run([ROOT / "bin/setup-ansible"], check=True)
     boards = [lab.machine(name, base) for name in ("board1", "board2", "board3")]
     fleet = Fleet(tmp_path_factory.mktemp("controller"), lab, boards, lab.machine("gateway", base), torch)
@@ -105,7 +107,15 @@ def bare(
     for sources in (boards[2].root / "etc/apt").rglob("*sources*"):
         if sources.is_file():
             sources.write_text("deb http://127.0.0.1:1/debian bookworm main\n")
-    fleet.write_inventory(board3={"gemma3n_runtime_wheelhouse": str(wheelhouse)})
+    have_sudo_ask(boards[2].root, SUDO_PASSWORD)
+    fleet.write_vault()
+    fleet.write_inventory(
+        board3={
+            "gemma3n_runtime_wheelhouse": str(wheelhouse),
+            "ansible_become_password": "{{ lab_sudo_password }}",
+            "gemma3n_model_dir": "/srv/models",
+        }
+    )
     return fleet
 
 
@@ -155,8 +165,9 @@ def test_boards_serve_after_one_command(fleet: Fleet, first_runs: FirstRuns):
 
 
 def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: FirstRuns):
-    for played in (first_runs.checked, first_runs.provisioned):
-        assert TOKEN not in played.stdout + played.stderr
+    for secret in (TOKEN, SUDO_PASSWORD):
+        for played in (first_runs.checked, first_runs.provisioned):
+            assert secret not in played.stdout + played.stderr
     for board in fleet.boards:
         places = "/etc /opt/gemma3n/releases /run /var /tmp /home /root /proc/*/environ /proc/*/cmdline"
         found = board.shell(f"grep -rl '[{TOKEN[0]}]{TOKEN[1:]}' {places} 2>/dev/null || true")
@@ -324,9 +335,10 @@ def test_a_wrong_token_is_told_and_a_model_can_come_from_the_controller(
 ):
     board = fleet.boards[2]
     purged = fleet.run("provision", "--tags", "purge", "--limit", "board3")
-    assert (purged.returncode, board.shell("ls /models")) == (0, "")
+    assert (purged.returncode, board.shell("ls /srv/models")) == (0, "")
     options = ["--tags", "model", "--limit", "board3"]
-    refused = fleet.run("provision", *options, gemma3n_model_hf_token="hf_wrong")
+    wrong = {"gemma3n_model_from": "hub", "gemma3n_model_hf_token": "hf_wrong"}
+    refused = fleet.run("provision", *options, **wrong)
     assert refused.returncode != 0
     assert "does not accept HF_TOKEN" in " ".join(refused.stdout.split())
     assert "hf_wrong" not in refused.stdout + refused.stderr
@@ -339,7 +351,7 @@ def test_a_wrong_token_is_told_and_a_model_can_come_from_the_controller(
     assert len(hub.fake.ranges("model.safetensors")) == before + 1
     checked = board.run("/usr/local/sbin/gemma3n-appliance", "download", "--check")
     assert "is intact" in checked
-    assert board.shell("stat --format %U /models/*/model.safetensors").strip() == "gemma3n"
+    assert board.shell("stat --format %U /srv/models/*/model.safetensors").strip() == "gemma3n"
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_changed(fleet: Fleet):
@@ -376,22 +388,25 @@ def test_an_upgrade_loses_no_request(fleet: Fleet, tmp_path: Path):
     assert [release_of(board) for board in fleet.boards] == [at_first] * 3
     assert (clients.failures, clients.num_answered > 10) == ([], True)
 
-    nothing_left = fleet.run("rollback", *two_of_three)
+    nothing_left = fleet.run("rollback", "--limit", "board1")
     assert (nothing_left.returncode, "board1 has no release before" in nothing_left.stdout) == (0, True)
 
 
-@pytest.mark.last
+@pytest.mark.last(1)
 def test_settings_reach_a_board_without_a_lost_request(fleet: Fleet):
     options = ["--tags", "service", "--limit", "board1"]
+    settings = SETTINGS | {"NUM_SLOTS": 2, "GEMMA3N_PORT": 8001}
     with Clients(fleet.gateway) as clients:
-        changed = fleet.run("provision", *options, gemma3n_service_settings=SETTINGS | {"NUM_SLOTS": 2})
+        changed = fleet.run("provision", *options, gemma3n_service_settings=settings)
+        served = fleet.num_served()["board1"]
+        wait_until(lambda: fleet.num_served()["board1"] > served, 60)
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert clients.failures == []
-    health = httpx2.get(f"http://{fleet.boards[0].address}:8000/health").json()
+    health = httpx2.get(f"http://{fleet.boards[0].address}:8001/health").json()
     assert health["queue"]["slots"] == 2
 
 
-@pytest.mark.last
+@pytest.mark.last(2)
 def test_a_board_is_left_as_it_was(fleet: Fleet):
     board: Machine = fleet.boards[1]
     (board.root / "etc/nvpmodel.conf").write_text(NVPMODEL_CONF)
@@ -430,3 +445,11 @@ def test_a_board_is_left_as_it_was(fleet: Fleet):
     assert left.split() == ["/etc/gemma3n-lab-model"]
     assert "gemma3n" not in board.shell("cat /etc/passwd /etc/group")
     assert board.shell("ls /models").strip() == MODEL.replace("/", "--")
+
+    # Once more is no mistake, and takes what was spared.
+    everything = fleet.run("play", "uninstall.yml", "--limit", "board2,gateway", "--tags", "all,purge")
+    assert everything.returncode == 0, everything.stdout + everything.stderr
+    assert board.shell("ls /models") == ""
+    gateway = fleet.gateway
+    assert gateway.property_of("haproxy", "ActiveState") == "inactive"
+    assert "gemma3n" not in gateway.shell("cat /etc/haproxy/haproxy.cfg; ls /etc/haproxy /usr/local/sbin")

@@ -134,7 +134,7 @@ def is_sbsa() -> bool:
 def memory_mb() -> int | None:
     """MemTotal."""
     found = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo"))
-    return int(found[1]) // 1000 if found else None
+    return int(found[1]) * 1024 // 1_000_000 if found else None
 
 
 def find_out(release_file: str, model_file: str, cuda_file: str) -> dict[str, Any]:
