@@ -78,15 +78,21 @@ class Torch:
 
 @dataclass
 class Fleet:
-    """Three boards and a gateway."""
+    """Boards, and where there are several, a gateway."""
 
     directory: Path
     lab: Lab
     boards: list[Machine]
-    gateway: Machine
-    torch: Torch
+    gateway: Machine | None = None
+    torch: Torch | None = None
 
-    def write_inventory(self, **host_variables: dict[str, object]) -> None:
+    def prepare(self, **host_variables: dict[str, object]) -> None:
+        """Has Ansible installed, and an inventory and a vault written."""
+        subprocess.run([ROOT / "bin/setup-ansible"], check=True)
+        self._write_vault()
+        self._write_inventory(host_variables)
+
+    def _write_inventory(self, host_variables: dict[str, dict[str, object]]) -> None:
         ssh = {
             "ansible_ssh_private_key_file": str(self.lab.key),
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
@@ -95,14 +101,15 @@ class Fleet:
             board.name: {"ansible_host": board.address} | host_variables.get(board.name, {})
             for board in self.boards
         }
-        gateways = {self.gateway.name: {"ansible_host": self.gateway.address}}
+        gateways = {self.gateway.name: {"ansible_host": self.gateway.address}} if self.gateway else {}
+        torch = self.torch.variables if self.torch else {}
         inventory = {
-            "gemma3n": {"hosts": hosts, "vars": VARIABLES | self.torch.variables | ssh},
+            "gemma3n": {"hosts": hosts, "vars": VARIABLES | torch | ssh},
             "gemma3n_gateway": {"hosts": gateways, "vars": GATEWAY_VARIABLES | ssh},
         }
         self.inventory.write_text(json.dumps(inventory))
 
-    def write_vault(self) -> None:
+    def _write_vault(self) -> None:
         """Beside the inventory, as ansible/README.md has it."""
         vault = self.directory / "group_vars/gemma3n/vault.yml"
         vault.parent.mkdir(parents=True)
