@@ -94,6 +94,7 @@ def _load_model(settings: Settings, prompts: Prompts, pulse: Pulse) -> LoadedMod
 
     model = load_weights(
         directory,
+        engine=settings.engine,
         device=settings.device,
         dtype=settings.dtype,
         num_slots=settings.num_slots,

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     temperature: float = Field(0.7, ge=0.0, le=2.0)
     accept_any_model: bool = False
 
-    engine: Literal["reference"] = "reference"
+    engine: Literal["native", "reference"] = "native"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     num_slots: int = Field(4, ge=1, le=64)

@@ -1,94 +1,172 @@
-"""The text model: embeds token ids, runs transformers' layers over our cache, returns logits."""
+"""Our own Gemma 3n text model, for inference alone: token ids in, logits out, over the slots of a cache.
 
+What it computes is transformers' ``Gemma3nTextModel``. What it leaves out: in a prompt, every layer above the
+last that owns keys and values runs for the last token only, because nothing else of theirs is ever read.
+"""
+
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Gemma3nForCausalLM, Gemma3nForConditionalGeneration
+from torch.nn import functional
+from transformers import Gemma3nTextConfig
 
+from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import CacheStep
+from .layer import HALF_POWER, NUM_STREAMS, Layer, Read, Rotation, norm, shapes
+from .per_layer_table import PerLayerTable
 
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What enters the first layer, and what enters each.
-
-    ``hidden`` is ``[batch, num_new, hidden_size]``; ``per_layer`` is
-    ``[batch, num_new, num_layers, hidden_size_per_layer_input]``.
-    """
-
-    hidden: Tensor
-    per_layer: Tensor
+_SMALLEST_MEAN_SQUARE = 1e-5
 
 
 class Decoder:
-    """A Gemma 3n text model, alone or taken out of a multimodal one.
+    """The text model; ``read`` gives its tensors by their names, such as ``norm.weight``."""
 
-    Its multimodal parent is called for nothing but the embeddings of ids in the vision and audio ranges:
-    the parent's own forward embeds a dummy picture and a dummy clip at every step.
-    """
-
-    def __init__(self, model: Gemma3nForConditionalGeneration | Gemma3nForCausalLM) -> None:
-        self.config = model.config.get_text_config()
-        self._lm_head = model.lm_head
-        self._ranges: list[tuple[int, int, torch.nn.Module]] = []
-        if isinstance(model, Gemma3nForCausalLM):
-            self._text = model.model
-        else:
-            self._text = model.model.language_model
-            vision, audio = model.model.embed_vision, model.model.embed_audio
-            self._ranges = [
-                (vision.vocab_offset, audio.vocab_offset, vision),
-                (audio.vocab_offset, self.config.vocab_size, audio),
-            ]
+    def __init__(
+        self, config: Gemma3nTextConfig, read: Read, table: PerLayerTable, embedder: TokenEmbedder
+    ) -> None:
+        """Raises ValueError where the configuration asks for what this does not compute."""
+        _require_supported(config)
+        self.config = config
+        self._table = table
+        self._embedder = embedder
+        self._layers = [
+            Layer(
+                shape,
+                lambda name, index=shape.index: read(f"layers.{index}.{name}"),
+                scales_correction=config.altup_correct_scale,
+            )
+            for shape in shapes(config)
+        ]
+        self._num_owning = config.num_hidden_layers - config.num_kv_shared_layers
+        self._rotations = {
+            kind: self._rotation_table(config.rope_parameters[kind]["rope_theta"])
+            for kind in set(config.layer_types)
+        }
+        others = range(NUM_STREAMS - 1)
+        self._streams = torch.cat([read(f"altup_projections.{i}.weight") for i in others])
+        # [3, hidden_size (in), hidden_size (out)]
+        self._unembed = torch.stack([read(f"altup_unembed_projections.{i}.weight").T for i in others])
+        self._norm = read("norm.weight")
+        self._per_layer = read("per_layer_model_projection.weight")
+        self._per_layer_norm = read("per_layer_projection_norm.weight") * HALF_POWER
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._lm_head.weight.device
+        return self._norm.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return self._lm_head.weight.dtype
+        return self._norm.dtype
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
-        """Embeds ``[batch, num_new]`` ids as Gemma3nModel.forward does.
+        """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
+        return self._embedder.embed(token_ids)
 
-        Ids beyond the per-layer table stand for its row 0 there; ids in the vision and audio ranges have
-        embedding tables of their own.
+    def forward(self, embeddings: Embeddings, step: CacheStep, *, is_last: bool = True) -> Tensor | None:
+        """Runs the new tokens, and returns the last position's state ``[batch, hidden_size]``.
+
+        Of a prompt whose end is still to come (not ``is_last``) nothing but keys and values is computed, and
+        None returned. The new positions count once the caller commits ``step``.
         """
-        on_host = torch.tensor(token_ids)
-        ids = on_host.to(self.device)
-        hidden = self._text.embed_tokens(ids)
-        for start, end, embedder in self._ranges:
-            inside = (on_host >= start) & (on_host < end)
-            if inside.any():
-                rows = inside.to(self.device)
-                hidden[rows] = embedder(input_ids=ids[rows]).to(hidden.dtype)
-        in_table = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
-        return Embeddings(hidden, self._text.get_per_layer_inputs(in_table))
-
-    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
-        """Runs all layers and returns the last position's state ``[batch, hidden_size]``.
-
-        The new positions count once the caller commits ``step``.
-        """
-        output = self._text(
-            inputs_embeds=embeddings.hidden,
-            per_layer_inputs=embeddings.per_layer,
-            attention_mask=step.masks(),
-            position_ids=step.positions,
-            past_key_values=step,
-        )
-        return output.last_hidden_state[:, -1]
+        hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
+        streams = self._expand(hidden)
+        num_whole = len(self._layers)
+        if step.num_new > 1:
+            num_whole = self._num_owning - 1
+        streams = self._run(0, num_whole, streams, hidden, ids, step)
+        if num_whole < len(self._layers):
+            layer = self._layers[num_whole]
+            layer.remember(streams, step, self._rotation(step)[layer.shape.layer_type])
+            if not is_last:
+                return None
+            streams, hidden, ids = streams[-1:], hidden[-1:], ids[-1:]
+            streams = self._run(num_whole, len(self._layers), streams, hidden, ids, step.last())
+        return self._gather(streams)
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns soft-capped float32 logits ``[batch, vocab_size]``.
 
         Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
         """
-        logits = self._lm_head(last_state).float()
+        logits = functional.linear(last_state, self._embedder.weight).float()
         cap = self.config.final_logit_softcapping
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _run(
+        self, start: int, end: int, streams: Tensor, hidden: Tensor, ids: Sequence[int], step: CacheStep
+    ) -> Tensor:
+        per_layer = self._per_layer_inputs(hidden, ids, start, end)
+        rotation = self._rotation(step)
+        for layer in self._layers[start:end]:
+            inputs = per_layer[:, layer.shape.index - start]
+            streams = layer.forward(streams, inputs, step, rotation[layer.shape.layer_type])
+        return streams
+
+    def _per_layer_inputs(self, hidden: Tensor, ids: Sequence[int], start: int, end: int) -> Tensor:
+        """Returns ``[num_tokens, end - start, width]``: what the tokens and their ids give those layers."""
+        width = self.config.hidden_size_per_layer_input
+        columns = slice(start * width, end * width)
+        projected = functional.linear(hidden, self._per_layer[columns]).view(len(hidden), -1, width)
+        # transformers scales by hidden_size ** -0.5 before the norm, which then feels its eps the more.
+        eps = self.config.rms_norm_eps * self.config.hidden_size
+        rows = self._table.rows(ids)[:, columns].to(self.device, self.dtype).view(len(hidden), -1, width)
+        return torch.add(
+            norm(projected, self._per_layer_norm, eps), rows, alpha=math.sqrt(width) * HALF_POWER
+        )
+
+    def _expand(self, hidden: Tensor) -> Tensor:
+        """Returns ``[num_tokens, 4, hidden_size]``: the embedding, and three projections as long as it."""
+        projected = functional.linear(hidden, self._streams).view(len(hidden), NUM_STREAMS - 1, -1)
+        scaled = projected * (_length(hidden)[:, None] / self._clamped_length(projected))
+        return torch.cat([hidden[:, None], scaled], dim=1)
+
+    def _gather(self, streams: Tensor) -> Tensor:
+        """Returns ``[num_tokens, hidden_size]``: the mean of the streams, made as long as the first."""
+        first = streams[:, 0]
+        others = torch.bmm(streams[:, 1:].transpose(0, 1), self._unembed)
+        others = others * (_length(first) / self._clamped_length(others))
+        return norm((first + others.sum(dim=0)) / NUM_STREAMS, self._norm, self.config.rms_norm_eps)
+
+    def _clamped_length(self, x: Tensor) -> Tensor:
+        return _length(x).clamp(min=math.sqrt(_SMALLEST_MEAN_SQUARE * self.config.hidden_size))
+
+    def _rotation(self, step: CacheStep) -> dict[str, Rotation]:
+        positions = step.positions.flatten()
+        return {
+            kind: (cosines[positions][:, None], sines[positions][:, None])
+            for kind, (cosines, sines) in self._rotations.items()
+        }
+
+    def _rotation_table(self, base: float) -> Rotation:
+        """Returns cosines, and sines signed for a roll by half, ``[max_position_embeddings, head_dim]``."""
+        head_dim = self.config.head_dim
+        frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim)
+        angles = torch.arange(self.config.max_position_embeddings).float()[:, None] * frequencies
+        cosines, sines = angles.cos(), angles.sin()
+        tables = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
+        return tuple(table.to(self._embedder.weight) for table in tables)
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+
+
+def _require_supported(config: Gemma3nTextConfig) -> None:
+    """Raises ValueError for what no published Gemma 3n has, and this would compute wrongly."""
+    asked = {
+        "altup_num_inputs": (config.altup_num_inputs, NUM_STREAMS),
+        "altup_active_idx": (config.altup_active_idx, 0),
+        "attention_bias": (config.attention_bias, False),
+        "hidden_activation": (config.hidden_activation, "gelu_pytorch_tanh"),
+    }
+    asked |= {
+        f"rope_parameters.{kind}.rope_type": (config.rope_parameters[kind]["rope_type"], "default")
+        for kind in set(config.layer_types)
+    }
+    for name, (value, supported) in asked.items():
+        if value != supported:
+            raise ValueError(f"{name} is {value}, and the native engine computes {supported} only.")

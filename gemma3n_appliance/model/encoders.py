@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoFeatureExtractor, AutoImageProcessor, Gemma3nForConditionalGeneration
+from transformers import AutoFeatureExtractor, AutoImageProcessor, Gemma3nModel
 
 from ..engine.request import Audio, Image, Media
 from ..errors import InvalidRequestError
@@ -21,8 +21,9 @@ _LONGEST_CLIP_S = 30
 class Encoders:
     """The vision and audio side of one model."""
 
-    def __init__(self, model: Gemma3nForConditionalGeneration, directory: Path) -> None:
-        self._model = model.model
+    def __init__(self, model: Gemma3nModel, directory: Path) -> None:
+        """``model`` may be without its text model."""
+        self._model = model
         self._config = model.config
         # torchvision's resize differs from PIL's, and PIL is what is at hand everywhere.
         self._image_processor = AutoImageProcessor.from_pretrained(

@@ -1,21 +1,25 @@
-"""Keys and values of every slot, kept between steps, behind the two calls transformers makes of a cache.
+"""Keys and values of every slot, kept between steps.
 
-Only the layers that compute keys and values own any: the last ``num_kv_shared_layers`` read what the last
-owning layer of their type has returned in the same step, which transformers hands over by itself.
+Only the layers that compute keys and values own any: the last ``num_kv_shared_layers`` read those of the last
+owning layer of their type.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import Gemma3nTextConfig
 
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
 _SMALLEST_CAPACITY = 256
 
 
 class KVCache:
-    """One tensor per owning layer, ``[2 (keys, values), num_slots, kv_heads, capacity, head_dim]``.
+    """One tensor per owning layer, ``[num_slots, capacity, 2 (keys, values), kv_heads, head_dim]``.
 
     ``capacity`` is common to all slots and doubles up to ``max_context`` as longer requests arrive: a board
     that only ever sees short chats never pays for the whole context.
@@ -32,19 +36,24 @@ class KVCache:
         self.max_context = max_context
         self.sliding_window: int = config.sliding_window
         self.lengths = [0] * num_slots
-        shape = (2, num_slots, config.num_key_value_heads, 0, config.head_dim)
+        shape = (num_slots, 0, 2, config.num_key_value_heads, config.head_dim)
         num_owning_layers = config.num_hidden_layers - config.num_kv_shared_layers
-        self._layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_owning_layers)]
+        self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_owning_layers)]
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return self._layers[0].device
+        return self.layers[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are made of."""
+        return self.layers[0].dtype
 
     @property
     def num_bytes(self) -> int:
         """What the tensors take at present."""
-        return sum(layer.nbytes for layer in self._layers)
+        return sum(layer.nbytes for layer in self.layers)
 
     def reserve(self, length: int) -> None:
         """Makes room for ``length`` positions in every slot, keeping what is there.
@@ -55,77 +64,116 @@ class KVCache:
         capacity = _SMALLEST_CAPACITY
         while capacity < length:
             capacity *= 2
-        for index in range(len(self._layers)):
+        for index in range(len(self.layers)):
             self._grow(index, min(capacity, self.max_context))
 
     def _grow(self, index: int, capacity: int) -> None:
-        layer = self._layers[index]
-        held = layer.shape[3]
+        layer = self.layers[index]
+        held = layer.shape[1]
         if held < capacity:
             # Zeros, not whatever was in memory: a masked NaN still makes attention NaN.
-            grown = layer.new_zeros((*layer.shape[:3], capacity, layer.shape[4]))
-            grown[:, :, :, :held] = layer
-            self._layers[index] = grown
+            grown = layer.new_zeros((layer.shape[0], capacity, *layer.shape[2:]))
+            grown[:, :held] = layer
+            self.layers[index] = grown
 
     def clear(self, slot: int) -> None:
         """Empties a slot; its numbers go too, because NaN among them would reach its next tenant."""
         self.lengths[slot] = 0
-        for layer in self._layers:
-            layer[:, slot].zero_()
+        for layer in self.layers:
+            layer[slot].zero_()
 
     def step(self, slots: Sequence[int], num_new: int) -> "CacheStep":
         """Returns a view for one forward pass over ``num_new`` further positions of each of ``slots``."""
-        starts = torch.tensor([self.lengths[slot] for slot in slots], device=self.device)
-        positions = starts[:, None] + torch.arange(num_new, device=self.device)
-        longest = max(self.lengths[slot] for slot in slots) + num_new
-        rows = torch.tensor(slots, device=self.device)
-        return CacheStep(self, self._layers, tuple(slots), rows, positions, longest)
+        return CacheStep(self, tuple(slots), tuple(self.lengths[slot] for slot in slots), num_new)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The positions that the queries of a step look at, in layers of one type: ``[start, end)``.
+
+    ``mask`` is what to add to scores, ``[batch, 1, num_new, end - start]``, or None where every query sees
+    all, or, if ``is_causal``, all that is not after it.
+    """
+
+    start: int
+    end: int
+    mask: Tensor | None = None
+    is_causal: bool = False
 
 
 @dataclass(frozen=True)
 class CacheStep:
-    """What one forward pass reads and writes; transformers takes it for its ``Cache``.
-
-    ``rows`` is ``slots`` as int64 ``[batch]``; ``positions`` is int64 ``[batch, num_new]``. Every tensor it
-    hands out ends at ``longest`` positions.
-    """
+    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on."""
 
     cache: KVCache
-    layers: list[Tensor]
     slots: tuple[int, ...]
-    rows: Tensor
-    positions: Tensor
-    longest: int
+    starts: tuple[int, ...]
+    num_new: int
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object) -> tuple[Tensor, Tensor]:
-        """Writes ``[batch, kv_heads, num_new, head_dim]`` and returns all ``longest`` positions so far.
+    @property
+    def longest(self) -> int:
+        """Where the longest slot ends after this step."""
+        return max(self.starts) + self.num_new
 
-        Beyond a slot's own length there are zeros or stale numbers: the masks hide them.
+    @cached_property
+    def positions(self) -> Tensor:
+        """Int64 ``[batch, num_new]``."""
+        device = self.cache.device
+        starts = torch.tensor(self.starts, device=device)
+        return starts[:, None] + torch.arange(self.num_new, device=device)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.tensor(self.slots, device=self.cache.device)
+
+    @cached_property
+    def spans(self) -> dict[str, Span]:
+        """What there is to see, by layer type."""
+        return {FULL: self._span(None), SLIDING: self._span(self.cache.sliding_window)}
+
+    def _span(self, window: int | None) -> Span:
+        start = 0 if window is None else max(0, min(self.starts) + 1 - window)
+        if self.num_new == 1 and len(set(self.starts)) == 1:
+            return Span(start, self.longest)
+        if self.longest == self.num_new and (window is None or self.num_new <= window):
+            return Span(0, self.longest, is_causal=True)
+        keys = torch.arange(start, self.longest, device=self.cache.device)
+        queries = self.positions[:, None, :, None]
+        is_seen = keys <= queries
+        if window is not None:
+            is_seen &= keys > queries - window
+        nothing = torch.zeros((), device=self.cache.device, dtype=self.cache.dtype)
+        return Span(start, self.longest, torch.where(is_seen, nothing, -torch.inf))
+
+    def last(self) -> "CacheStep":
+        """Returns a view for the last of the new positions alone."""
+        starts = tuple(start + self.num_new - 1 for start in self.starts)
+        return CacheStep(self.cache, self.slots, starts, 1)
+
+    def write(self, owner: int, keys_and_values: Tensor) -> None:
+        """Writes ``[batch * num_new, 2, kv_heads, head_dim]`` to the layer that owns them."""
+        layer = self.cache.layers[owner]
+        if len(self.slots) == 1:
+            layer[self.slots[0], self.starts[0] : self.longest] = keys_and_values
+        else:
+            new = keys_and_values.view(len(self.slots), self.num_new, *keys_and_values.shape[1:])
+            layer[self._rows[:, None], self.positions] = new
+
+    def read(self, owner: int, span: Span) -> tuple[Tensor, Tensor]:
+        """Returns keys and values, each ``[batch, kv_heads, span, head_dim]``.
+
+        Beyond a slot's own length there are zeros or stale numbers: the span's mask hides them.
         """
-        keys, values = self.layers[layer_idx].unbind(0)
-        rows = self.rows[:, None]
-        # Indices on either side of a slice come first in the result: [batch, num_new, kv_heads, head_dim].
-        keys[rows, :, self.positions] = key.transpose(1, 2)
-        values[rows, :, self.positions] = value.transpose(1, 2)
-        return self._read(keys), self._read(values)
-
-    def _read(self, stored: Tensor) -> Tensor:
+        layer = self.cache.layers[owner]
         first = self.slots[0]
         if self.slots == tuple(range(first, first + len(self.slots))):
-            return stored[first : first + len(self.slots), :, : self.longest]  # neighbours need no copy
-        return stored[self.rows, :, : self.longest]
-
-    def masks(self) -> dict[str, Tensor]:
-        """Returns who may look at whom, by layer type: bool ``[batch, 1, num_new, longest]``."""
-        queries = self.positions[:, None, :, None]
-        keys = torch.arange(self.longest, device=queries.device)
-        causal = keys <= queries
-        return {
-            "full_attention": causal,
-            "sliding_attention": causal & (keys > queries - self.cache.sliding_window),
-        }
+            seen = layer[first : first + len(self.slots), span.start : span.end]  # neighbours need no copy
+        else:
+            seen = layer[self._rows, span.start : span.end]
+        keys, values = seen.unbind(2)
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def commit(self) -> None:
         """Counts the new positions in; a pass that failed never gets here and has added nothing."""
         for slot in self.slots:
-            self.cache.lengths[slot] += self.positions.shape[1]
+            self.cache.lengths[slot] += self.num_new

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -11,35 +11,37 @@ import structlog
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import (
-    AutoConfig,
-    Gemma3nConfig,
-    Gemma3nForCausalLM,
-    Gemma3nForConditionalGeneration,
-    Gemma3nTextConfig,
-)
+from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, GenerationConfig
 
 from ..engine.runner import LoadedModel
 from ..errors import ApplianceError, ModelLoadError
-from . import pieces
-from .decoder import Decoder
+from . import native, pieces, reference
 from .kv_cache import KVCache
 from .memory import named_when_exhausted
-from .runner import ReferenceRunner
-from .soft_tokens import MediaEncoder
+from .parts import Parts
+from .runner import SlotRunner
 from .torchvision_ops import make_torchvision_importable
 
 log = structlog.get_logger(__name__)
 
+EngineName = Literal["native", "reference"]
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "bfloat16", "float32"]
 _SMALLER_MODEL = "Serve a smaller model, or lower NUM_SLOTS."
 
-Model = Gemma3nForConditionalGeneration | Gemma3nForCausalLM
+Config = Gemma3nConfig | Gemma3nTextConfig
+Load = Callable[[Path, Config, torch.dtype, torch.device], Parts]
+_LOAD: dict[EngineName, Load] = {"native": native.load, "reference": reference.load}
 
 
 def load(
-    directory: Path, *, device: Device, dtype: DType, num_slots: int, context_length: int
+    directory: Path,
+    *,
+    engine: EngineName,
+    device: Device,
+    dtype: DType,
+    num_slots: int,
+    context_length: int,
 ) -> LoadedModel:
     """Loads a Gemma 3n checkpoint in the hub's format; never asks the network for anything.
 
@@ -52,19 +54,31 @@ def load(
     started = time.monotonic()
     torch_device = _device(device)
     with _named_when_broken(directory), named_when_exhausted("the model", _SMALLER_MODEL):
+        transformers.logging.set_verbosity_error()  # or it lists every weight that is not needed
+        transformers.logging.disable_progress_bar()
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        model = _model(directory, _dtype(dtype, torch_device)).to(torch_device)
-        encoder = _encoder(model, directory)
-        runner = _runner(model, encoder, num_slots, context_length)
+        config = _config(directory)
+        parts = _LOAD[engine](directory, config, _dtype(dtype, torch_device), torch_device)
         loaded = LoadedModel(
-            runner=runner,
-            pieces=pieces.read(tokenizer, model.config.get_text_config().vocab_size),
-            eos_token_ids=_eos_token_ids(model, tokenizer),
+            runner=_runner(parts, num_slots, context_length),
+            pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
+            eos_token_ids=_eos_token_ids(directory, config, tokenizer),
             device=str(torch_device),
-            has_vision=encoder is not None,
-            has_audio=encoder is not None,
+            num_mapped_bytes=parts.num_mapped_bytes,
+            has_vision=parts.encoder is not None,
+            has_audio=parts.encoder is not None,
         )
-    _report(loaded, model, directory, time.monotonic() - started)
+    log.info(
+        "model loaded",
+        directory=str(directory),
+        engine=engine,
+        device=loaded.device,
+        dtype=str(parts.decoder.dtype).removeprefix("torch."),
+        weights_mb=parts.num_weight_bytes // 2**20,
+        left_on_disk_mb=parts.num_mapped_bytes // 2**20,
+        max_context=loaded.runner.max_context,
+        seconds=round(time.monotonic() - started, 1),
+    )
     return loaded
 
 
@@ -99,37 +113,15 @@ def _named_when_broken(directory: Path) -> Iterator[None]:
         raise ModelLoadError(f"The model in {directory} cannot be loaded: {reason} {remedy}") from error
 
 
-def _model(directory: Path, dtype: torch.dtype) -> Model:
-    transformers.logging.set_verbosity_error()  # or it lists every weight that text alone does not need
-    transformers.logging.disable_progress_bar()
-    model_class, config = _class_and_config(directory)
-    multimodal = model_class is Gemma3nForConditionalGeneration
-    model, loading = model_class.from_pretrained(
-        directory,
-        config=config,
-        dtype=dtype,
-        # Our masks are boolean: eager attention would add them instead of obeying them.
-        attn_implementation={"text_config": "sdpa"} if multimodal else "sdpa",
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    # transformers fills what is missing with random numbers and goes on.
-    if lacking := sorted(map(str, loading["missing_keys"] | loading["mismatched_keys"])):
-        raise ValueError(f"{len(lacking)} weights are missing or misshapen, such as {lacking[0]}.")
-    return model
-
-
-def _class_and_config(directory: Path) -> tuple[type[Model], Gemma3nConfig | Gemma3nTextConfig]:
+def _config(directory: Path) -> Config:
+    """Returns the checkpoint's shape; without its towers where they cannot be had."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     if isinstance(config, Gemma3nTextConfig):
         log.info("the checkpoint has no vision and no audio: serving text only")
-        return Gemma3nForCausalLM, config
+        return config
     if not isinstance(config, Gemma3nConfig):
         raise ValueError(f"It is a {config.model_type} model.")
-    if not _towers_importable():
-        return Gemma3nForCausalLM, config.text_config
-    return Gemma3nForConditionalGeneration, config
+    return config if _towers_importable() else config.text_config
 
 
 def _towers_importable() -> bool:
@@ -143,39 +135,19 @@ def _towers_importable() -> bool:
     return True
 
 
-def _encoder(model: Model, directory: Path) -> MediaEncoder | None:
-    if isinstance(model, Gemma3nForCausalLM):
-        return None
-    from .encoders import Encoders  # imports torchvision, which is known to be there by now
-
-    return Encoders(model, directory)
-
-
-def _runner(
-    model: Model, encoder: MediaEncoder | None, num_slots: int, context_length: int
-) -> ReferenceRunner:
-    decoder = Decoder(model)
+def _runner(parts: Parts, num_slots: int, context_length: int) -> SlotRunner:
+    decoder = parts.decoder
     max_context = min(context_length, decoder.config.max_position_embeddings)
     cache = KVCache(decoder.config, num_slots, max_context, decoder.device, decoder.dtype)
-    return ReferenceRunner(decoder, encoder, cache)
+    return SlotRunner(parts, cache)
 
 
-def _eos_token_ids(model: Model, tokenizer: Tokenizer) -> frozenset[int]:
+def _eos_token_ids(directory: Path, config: Config, tokenizer: Tokenizer) -> frozenset[int]:
     """The generation config knows best; a turn's end is an end even where it was left out."""
-    configured = model.generation_config.eos_token_id
+    configured = None
+    if (directory / "generation_config.json").exists():
+        configured = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
     if configured is None:
-        configured = model.config.get_text_config().eos_token_id
+        configured = config.get_text_config().eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return frozenset(end for end in (*ends, tokenizer.token_to_id("<end_of_turn>")) if end is not None)
-
-
-def _report(loaded: LoadedModel, model: Model, directory: Path, seconds: float) -> None:
-    log.info(
-        "model loaded",
-        directory=str(directory),
-        device=loaded.device,
-        dtype=str(model.dtype).removeprefix("torch."),
-        weights_mb=model.get_memory_footprint() // 2**20,
-        max_context=loaded.runner.max_context,
-        seconds=round(seconds, 1),
-    )

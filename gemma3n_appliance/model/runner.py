@@ -1,4 +1,4 @@
-"""The reference runner: transformers' own modules over our cache. What every other runner is held against."""
+"""Runs a text model over slots: prompts in chunks, then one token after the other, for all slots at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ from torch import Tensor
 from ..engine.request import GenerationRequest
 from ..errors import ContextLengthError, EngineError, InvalidRequestError
 from . import soft_tokens
-from .decoder import Decoder, Embeddings
+from .embeddings import Embeddings
 from .kv_cache import KVCache
 from .memory import named_when_exhausted
+from .parts import Parts
 from .sampler import Chooser, Sample, sample
 
 
@@ -25,19 +26,18 @@ class _Work:
     last_token: int = -1
 
 
-class ReferenceRunner:
+class SlotRunner:
     """Implements `engine.runner.Runner`."""
 
     def __init__(
         self,
-        decoder: Decoder,
-        encoder: soft_tokens.MediaEncoder | None,
+        parts: Parts,
         cache: KVCache,
         sample: Sample = sample,
     ) -> None:
-        """``encoder`` is None for a text-only model; ``sample`` can be replaced to look at logits."""
-        self._decoder = decoder
-        self._encoder = encoder
+        """``sample`` can be replaced to look at logits."""
+        self._decoder = parts.decoder
+        self._encoder = parts.encoder
         self._cache = cache
         self._sample = sample
         self._work: dict[int, _Work] = {}
@@ -78,12 +78,13 @@ class ReferenceRunner:
         work = self._work[slot]
         start = self._cache.lengths[slot]
         token_ids = work.request.token_ids[start : start + max_tokens]
+        is_last = start + len(token_ids) == len(work.request.token_ids)
         with named_when_exhausted("this prompt"):
             embeddings = self._embed_prompt(work, token_ids, start)
             step = self._cache.step([slot], len(token_ids))
-            last_state = self._decoder.forward(embeddings, step)
+            last_state = self._decoder.forward(embeddings, step, is_last=is_last)
             step.commit()
-            if self._cache.lengths[slot] < len(work.request.token_ids):
+            if not is_last or last_state is None:
                 return None
             logits = self._decoder.logits(last_state)
             _require_finite(logits)
@@ -100,7 +101,8 @@ class ReferenceRunner:
         with named_when_exhausted("so many requests at once"):
             embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
             step = self._cache.step(slots, 1)
-            logits = self._decoder.logits(self._decoder.forward(embeddings, step))
+            last_state = self._decoder.forward(embeddings, step)
+            logits = self._decoder.logits(last_state)
             _require_finite(logits)
             chosen = self._choose(slots, logits)
         step.commit()

@@ -14,13 +14,15 @@ class Queue(BaseModel):
 class Health(BaseModel):
     """How the server is.
 
-    ``device`` is known once the model is loaded, ``error`` when loading failed, ``tokens_per_s`` (the last
-    decode steps, all slots together) once something was asked.
+    ``device`` is known once the model is loaded, and ``bytes_left_on_disk``, which of its weights are not in
+    memory; ``error`` when loading failed, ``tokens_per_s`` (the last decode steps, all slots together) once
+    something was asked.
     """
 
     status: str
     model: str
     device: str | None
+    bytes_left_on_disk: int | None
     version: str
     queue: Queue
     tokens_per_s: float | None

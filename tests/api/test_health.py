@@ -23,6 +23,7 @@ def test_a_ready_server_tells_how_it_is(serve: Serve):
         "status": "ready",
         "model": "google/gemma-3n-e4b",
         "device": "cpu",
+        "bytes_left_on_disk": 0,
         "queue": {"running": 0, "waiting": 0, "slots": 2},
         "tokens_per_s": None,
         "error": None,

@@ -5,6 +5,7 @@ import gemma3n_appliance.model  # noqa: F401 - before transformers: it makes tor
 # isort: split
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
-from gemma3n_appliance.model.decoder import Decoder
+from gemma3n_appliance.model import native, reference
 from gemma3n_appliance.model.encoders import Encoders
 from gemma3n_appliance.model.kv_cache import KVCache
-from gemma3n_appliance.model.runner import ReferenceRunner
+from gemma3n_appliance.model.parts import Parts
+from gemma3n_appliance.model.runner import SlotRunner
 from gemma3n_appliance.model.sampler import sample
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -105,18 +107,46 @@ def checkpoint_dir(multimodal_model, processor, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="session", params=["native", "reference"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def text_dir(text_model, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("text")
+    text_model.save_pretrained(directory)
+    return directory
+
+
+def _parts(engine: str, model, directory: Path) -> Parts:
+    if engine == "reference":
+        return reference.parts(model, directory)
+    return native.load(directory, model.config, torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def text_parts(engine, text_model, text_dir) -> Parts:
+    return _parts(engine, text_model, text_dir)
+
+
+@pytest.fixture(scope="session")
+def multimodal_parts(engine, multimodal_model, checkpoint_dir) -> Parts:
+    return _parts(engine, multimodal_model, checkpoint_dir)
+
+
 @pytest.fixture(scope="session")
 def encoder(multimodal_model, checkpoint_dir) -> Encoders:
-    return Encoders(multimodal_model, checkpoint_dir)
+    return Encoders(multimodal_model.model, checkpoint_dir)
 
 
 class Probe:
-    """A reference runner over a model in memory; ``logits`` are the last step's, ``[batch, vocab]``."""
+    """A runner in slots whose ``logits`` are the last step's, ``[batch, vocab]``."""
 
-    def __init__(self, model, encoder: Encoders | None = None, num_slots: int = 4) -> None:
-        decoder = Decoder(model)
+    def __init__(self, parts: Parts, num_slots: int = 4) -> None:
+        self.decoder = decoder = parts.decoder
         self.cache = KVCache(decoder.config, num_slots, 1024, decoder.device, decoder.dtype)
-        self.runner = ReferenceRunner(decoder, encoder, self.cache, sample=self._sample)
+        self.runner = SlotRunner(parts, self.cache, sample=self._sample)
         self.logits = torch.empty(0)
 
     def _sample(self, logits, choosers):
@@ -147,13 +177,13 @@ class Probe:
 
 
 @pytest.fixture
-def probe(text_model) -> Probe:
-    return Probe(text_model)
+def probe(text_parts) -> Probe:
+    return Probe(text_parts)
 
 
 @pytest.fixture
-def multimodal_probe(multimodal_model, encoder) -> Probe:
-    return Probe(multimodal_model, encoder)
+def multimodal_probe(multimodal_parts) -> Probe:
+    return Probe(multimodal_parts)
 
 
 @pytest.fixture

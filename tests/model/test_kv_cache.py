@@ -1,4 +1,4 @@
-"""What the cache allocates, and when. What it holds is judged by test_reference_runner."""
+"""What the cache allocates, and when. What it holds is judged by test_runner."""
 
 import pytest
 import torch

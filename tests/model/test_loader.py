@@ -15,9 +15,19 @@ from gemma3n_appliance.errors import ModelLoadError
 from gemma3n_appliance.model import loader
 
 
-def load(directory: Path, **options):
-    defaults = {"device": "cpu", "dtype": "auto", "num_slots": 2, "context_length": 2048}
-    return loader.load(directory, **{**defaults, **options})
+@pytest.fixture
+def load(engine):
+    def with_defaults(directory: Path, **options):
+        defaults = {
+            "engine": engine,
+            "device": "cpu",
+            "dtype": "auto",
+            "num_slots": 2,
+            "context_length": 2048,
+        }
+        return loader.load(directory, **{**defaults, **options})
+
+    return with_defaults
 
 
 def greedy(runner, token_ids, media=(), num_tokens=5):
@@ -34,21 +44,22 @@ def own_copy(checkpoint_dir, tmp_path) -> Path:
     return Path(shutil.copytree(checkpoint_dir, tmp_path / "copy"))
 
 
-def test_a_checkpoint_loads_with_what_the_engine_needs(checkpoint_dir, tokenizer):
+def test_a_checkpoint_loads_with_what_the_engine_needs(load, engine, checkpoint_dir, tokenizer):
     with capture_logs() as logs:
         loaded = load(checkpoint_dir)
     assert (loaded.device, loaded.has_vision, loaded.has_audio) == ("cpu", True, True)
     assert (loaded.runner.num_slots, loaded.runner.max_context) == (2, 2048)
     assert loaded.eos_token_ids == set(tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"]))
     assert logs[-1]["event"] == "model loaded"
+    assert (loaded.num_mapped_bytes > 0) == (engine == "native")
     assert logs[-1]["dtype"] == "float32"
 
 
-def test_the_context_is_no_longer_than_the_model_was_made_for(checkpoint_dir):
+def test_the_context_is_no_longer_than_the_model_was_made_for(load, checkpoint_dir):
     assert load(checkpoint_dir, context_length=100_000).runner.max_context == 4096
 
 
-def test_pieces_join_to_what_the_tokenizer_decodes(checkpoint_dir, tokenizer):
+def test_pieces_join_to_what_the_tokenizer_decodes(load, checkpoint_dir, tokenizer):
     pieces = load(checkpoint_dir).pieces
     assert len(pieces) == len(tokenizer)
     text = "  What do you see,\n\nÜber 12 日本 🙂?"
@@ -58,14 +69,14 @@ def test_pieces_join_to_what_the_tokenizer_decodes(checkpoint_dir, tokenizer):
     assert {pieces[i] for i in tokenizer.convert_tokens_to_ids(control)} == {b""}
 
 
-def test_bfloat16_can_be_asked_for_on_the_cpu(checkpoint_dir):
+def test_bfloat16_can_be_asked_for_on_the_cpu(load, checkpoint_dir):
     with capture_logs() as logs:
         loaded = load(checkpoint_dir, dtype="bfloat16")
     assert logs[-1]["dtype"] == "bfloat16"
     assert len(greedy(loaded.runner, [2, 20, 21, 22])) == 5
 
 
-def test_a_processor_saved_in_the_hubs_older_format_is_understood(own_copy, checkpoint_dir, tokenizer):
+def test_a_processor_saved_in_the_hubs_older_format_is_understood(load, own_copy, checkpoint_dir, tokenizer):
     parts = json.loads((own_copy / "processor_config.json").read_text())
     image, audio = parts.pop("image_processor"), parts.pop("feature_extractor")
     image["image_processor_type"] = "SiglipImageProcessorFast"
@@ -78,7 +89,9 @@ def test_a_processor_saved_in_the_hubs_older_format_is_understood(own_copy, chec
 
 
 @pytest.mark.parametrize("missing", ["timm", "torchvision"])
-def test_without_its_image_libraries_a_checkpoint_serves_the_same_text(checkpoint_dir, monkeypatch, missing):
+def test_without_its_image_libraries_a_checkpoint_serves_the_same_text(
+    load, checkpoint_dir, monkeypatch, missing
+):
     token_ids = [2, 20, 21, 22, 23]
     whole = greedy(load(checkpoint_dir).runner, token_ids)
     monkeypatch.setitem(sys.modules, missing, None)
@@ -89,7 +102,7 @@ def test_without_its_image_libraries_a_checkpoint_serves_the_same_text(checkpoin
     assert greedy(loaded.runner, token_ids) == whole
 
 
-def test_a_text_only_checkpoint_serves_text(text_model, checkpoint_dir, tmp_path):
+def test_a_text_only_checkpoint_serves_text(load, text_model, checkpoint_dir, tmp_path):
     text_model.save_pretrained(tmp_path)
     shutil.copy(checkpoint_dir / "tokenizer.json", tmp_path)
     loaded = load(tmp_path)
@@ -98,17 +111,17 @@ def test_a_text_only_checkpoint_serves_text(text_model, checkpoint_dir, tmp_path
     assert greedy(loaded.runner, [2, 20, 21]) == expected[0, 3:].tolist()
 
 
-def test_ends_are_found_without_a_generation_config(own_copy):
+def test_ends_are_found_without_a_generation_config(load, own_copy):
     (own_copy / "generation_config.json").unlink()
     assert load(own_copy).eos_token_ids == {1, 6}
 
 
-def test_ends_are_found_where_the_generation_config_names_none(own_copy):
+def test_ends_are_found_where_the_generation_config_names_none(load, own_copy):
     (own_copy / "generation_config.json").write_text('{"do_sample": true}')
     assert load(own_copy).eos_token_ids == {1, 6}
 
 
-def test_a_turns_end_is_an_end_even_if_left_out(own_copy):
+def test_a_turns_end_is_an_end_even_if_left_out(load, own_copy):
     (own_copy / "generation_config.json").write_text('{"eos_token_id": 1}')
     assert load(own_copy).eos_token_ids == {1, 6}
 
@@ -143,7 +156,7 @@ def _widen(file: Path) -> None:
         ("processor_config.json", Path.unlink),
     ],
 )
-def test_a_broken_directory_is_named_with_what_to_do(own_copy, name, damage):
+def test_a_broken_directory_is_named_with_what_to_do(load, own_copy, name, damage):
     damage(own_copy / name)
     with pytest.raises(ModelLoadError) as refused:
         load(own_copy)
@@ -151,7 +164,7 @@ def test_a_broken_directory_is_named_with_what_to_do(own_copy, name, damage):
     assert "gemma3n-appliance download" in refused.value.message
 
 
-def test_a_gpu_that_is_not_there_is_missed(checkpoint_dir, monkeypatch):
+def test_a_gpu_that_is_not_there_is_missed(load, checkpoint_dir, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelLoadError, match="DEVICE=cuda"):
         load(checkpoint_dir, device="cuda")

@@ -1,5 +1,6 @@
-"""The reference runner against transformers' own forward and generate, float32 on the CPU."""
+"""Both engines in slots against transformers' own forward and generate, float32 on the CPU."""
 
+import dataclasses
 import weakref
 
 import pytest
@@ -142,14 +143,23 @@ def test_a_request_beyond_the_context_is_refused(probe):
         probe.runner.begin(0, GenerationRequest("r", (1,) * 1000, GREEDY, 25))
 
 
+def scaled(embed, factor):
+    """Returns a function that embeds wrongly."""
+
+    def wrongly(token_ids):
+        embeddings = embed(token_ids)
+        return dataclasses.replace(embeddings, hidden=embeddings.hidden * factor)
+
+    return wrongly
+
+
 def test_numbers_that_are_none_end_one_request_and_leave_no_trace(
     probe, text_model, prompt, assert_close, monkeypatch
 ):
     other = prompt(20, 30)
     other.append(probe.start(1, other))
-    embed = text_model.model.embed_tokens.forward
     with monkeypatch.context() as patch:
-        patch.setattr(text_model.model.embed_tokens, "forward", lambda ids: embed(ids) * float("nan"))
+        patch.setattr(probe.decoder, "embed", scaled(probe.decoder.embed, float("nan")))
         with pytest.raises(EngineError, match="NaN"):
             probe.start(0, prompt(21, 60))
     probe.runner.release(0)
@@ -166,13 +176,9 @@ def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
     texts = [prompt(25, 20), prompt(26, 9)]
     for slot, token_ids in enumerate(texts):
         token_ids.append(probe.start(slot, token_ids))
-    embed = text_model.model.embed_tokens.forward
-
-    def broken_in_the_second_row(ids):
-        return embed(ids) * torch.tensor([1.0, float("nan")])[:, None, None]
-
+    only_the_second = torch.tensor([1.0, float("nan")])[:, None, None]
     with monkeypatch.context() as patch:
-        patch.setattr(text_model.model.embed_tokens, "forward", broken_in_the_second_row)
+        patch.setattr(probe.decoder, "embed", scaled(probe.decoder.embed, only_the_second))
         with pytest.raises(EngineError, match="NaN"):
             probe.runner.decode([0, 1])
     for slot, token_ids in enumerate(texts):
@@ -195,7 +201,7 @@ def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(text_model.model.norm, "forward", exhausted)
+        patch.setattr(probe.decoder, "logits", exhausted)
         with pytest.raises(InsufficientMemoryError) as refused:
             probe.runner.decode([0, 1])
     assert refused.value.__cause__ is not None

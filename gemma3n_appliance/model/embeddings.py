@@ -1,0 +1,57 @@
+"""Token ids → what enters the first layer."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """New tokens: ``hidden`` is ``[batch, num_new, hidden_size]``, ``token_ids`` what they were made of.
+
+    The ids stay on the host, where the tables that later layers look them up in are.
+    """
+
+    hidden: Tensor
+    token_ids: Sequence[Sequence[int]]
+
+    @property
+    def flat_ids(self) -> list[int]:
+        """The ids, one token after the other."""
+        return [token_id for row in self.token_ids for token_id in row]
+
+
+@dataclass(frozen=True)
+class SpecialRange:
+    """Ids from ``start`` to ``end`` that a tower embeds: ``[n]`` to ``[n, hidden_size]``."""
+
+    start: int
+    end: int
+    embed: Callable[[Tensor], Tensor]
+
+
+class TokenEmbedder:
+    """Embeds as Gemma3nModel.forward does, but for the dummy picture and clip it embeds at every step."""
+
+    def __init__(self, weight: Tensor, ranges: Sequence[SpecialRange] = ()) -> None:
+        """``weight`` is ``[vocab_size, hidden_size]``."""
+        self.weight = weight
+        self._ranges = ranges
+        # Rounded like the weights, as the model was trained with.
+        self._scale = torch.tensor(math.sqrt(weight.shape[1])).to(weight)
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
+        """Embeds ``[batch, num_new]`` ids."""
+        on_host = torch.tensor(token_ids)
+        ids = on_host.to(self.weight.device)
+        hidden = functional.embedding(ids, self.weight) * self._scale
+        for special in self._ranges:
+            inside = (on_host >= special.start) & (on_host < special.end)
+            if inside.any():
+                rows = inside.to(ids.device)
+                hidden[rows] = special.embed(ids[rows]).to(hidden.dtype)
+        return Embeddings(hidden, token_ids)

@@ -1,0 +1,238 @@
+"""One layer of Gemma 3n's text model, with weights fused for inference.
+
+What it computes is transformers' ``Gemma3nTextDecoderLayer``. The four AltUp streams of a token lie beside
+each other, ``[num_tokens, 4, hidden_size]``, so that mixing them is one small batched matmul.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Gemma3nTextConfig
+
+from .kv_cache import CacheStep
+
+Read = Callable[[str], Tensor]
+Rotation = tuple[Tensor, Tensor]
+
+NUM_STREAMS = 4
+HALF_POWER = math.sqrt(0.5)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a layer is, by the configuration."""
+
+    index: int
+    owner: int  # whose keys and values it reads: its own, or those of the last owning layer of its type
+    layer_type: str
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    sparsity: float  # the share of neurons that rest
+
+    @property
+    def owns_keys(self) -> bool:
+        """Whether it computes keys and values."""
+        return self.owner == self.index
+
+    @property
+    def num_rotated_heads(self) -> int:
+        """Heads of queries and keys."""
+        return self.num_heads + (self.num_kv_heads if self.owns_keys else 0)
+
+    @property
+    def num_projected_heads(self) -> int:
+        """Heads of queries, keys and values."""
+        return self.num_heads + (2 * self.num_kv_heads if self.owns_keys else 0)
+
+
+def shapes(config: Gemma3nTextConfig) -> list[LayerShape]:
+    """Returns every layer's shape. Raises ValueError where a layer has nobody to read keys from."""
+    num_owning = config.num_hidden_layers - config.num_kv_shared_layers
+    types = config.layer_types
+    return [
+        LayerShape(
+            index=index,
+            owner=index if index < num_owning else _last(types[:num_owning], types[index]),
+            layer_type=types[index],
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            eps=config.rms_norm_eps,
+            sparsity=config.activation_sparsity_pattern[index],
+        )
+        for index in range(config.num_hidden_layers)
+    ]
+
+
+def _last(types: list[str], wanted: str) -> int:
+    if wanted not in types:
+        raise ValueError(f"No layer computes keys for those of {wanted}.")
+    return len(types) - 1 - types[::-1].index(wanted)
+
+
+def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """Scales the last dimension to a root mean square of one, times ``weight``."""
+    return functional.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+class Layer:
+    """One layer; ``read`` gives its tensors by their names in the checkpoint, such as ``mlp.up_proj.weight``.
+
+    Constant factors are folded into weights, which changes results by less than their rounding.
+    """
+
+    def __init__(self, shape: LayerShape, read: Read, *, scales_correction: bool) -> None:
+        self.shape = shape
+        self._cutoff = _cutoff(shape.sparsity)
+
+        def weight(name: str) -> Tensor:
+            return read(f"{name}.weight")
+
+        self._router_norm = weight("altup.router_norm") / shape.hidden_size
+        self._router = weight("altup.modality_router")
+        self._prediction = weight("altup.prediction_coefs")
+        self._correction = weight("altup.correction_coefs")
+        self._ones = torch.ones_like(self._correction[0])
+
+        self._input_norm = weight("input_layernorm")
+        # Queries, keys and values where there are such, and the narrow half of LAuReL.
+        inputs = ["q_proj", "k_proj", "v_proj"] if shape.owns_keys else ["q_proj"]
+        self._inputs = torch.cat(
+            [*(weight(f"self_attn.{name}") for name in inputs), weight("laurel.linear_left")]
+        )
+        self._head_norms = self._expand_head_norms(weight)
+        self._output = weight("self_attn.o_proj")
+        self._attention_norm = weight("post_attention_layernorm") * HALF_POWER
+        self._laurel = weight("laurel.linear_right")
+        self._laurel_norm = weight("laurel.post_laurel_norm") * HALF_POWER
+
+        self._ffn_norm = weight("pre_feedforward_layernorm")
+        self._gate_and_up = torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")])
+        self._down = weight("mlp.down_proj")
+        self._ffn_output_norm = weight("post_feedforward_layernorm")
+
+        self._per_layer_gate = weight("per_layer_input_gate")
+        if scales_correction:
+            self._per_layer_gate = self._per_layer_gate * read("altup.correct_output_scale")
+        self._per_layer = weight("per_layer_projection")
+        self._per_layer_norm = weight("post_per_layer_input_norm")
+
+    def _expand_head_norms(self, weight: Read) -> Tensor:
+        """Returns ``[heads, head_dim]`` for queries, keys and values; values are only scaled to one."""
+        shape = self.shape
+        norms = [weight("self_attn.q_norm").expand(shape.num_heads, -1)]
+        if shape.owns_keys:
+            keys = weight("self_attn.k_norm").expand(shape.num_kv_heads, -1)
+            norms += [keys, torch.ones_like(keys)]
+        return torch.cat(norms)
+
+    def forward(self, streams: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
+        """Runs ``[num_tokens, 4, hidden_size]`` through the layer; may overwrite nothing of its arguments.
+
+        ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer; ``rotation`` cosines and
+        signed sines, ``[num_tokens, 1, head_dim]``.
+        """
+        eps = self.shape.eps
+        predicted = self._predict(streams)
+        active = predicted[:, 0]
+        normed = norm(active, self._input_norm, eps)
+        projected = functional.linear(normed, self._inputs)
+        num_inputs = self.shape.num_projected_heads * self.shape.head_dim
+        attended = self._attend(projected[:, :num_inputs], step, rotation)
+        attended = norm(functional.linear(attended, self._output), self._attention_norm, eps)
+        laurel = norm(functional.linear(projected[:, num_inputs:], self._laurel), self._laurel_norm, eps)
+        gated = torch.add(attended + laurel, active + normed, alpha=HALF_POWER)
+        fed = self._feed_forward(norm(gated, self._ffn_norm, eps))
+        activated = gated + norm(fed, self._ffn_output_norm, eps)
+        corrected = self._correct(predicted, activated)
+        gate = functional.linear(corrected[:, 0], self._per_layer_gate)
+        chosen = functional.gelu(gate, approximate="tanh") * per_layer
+        added = norm(functional.linear(chosen, self._per_layer), self._per_layer_norm, eps)
+        corrected[:, 1:] += added[:, None]
+        return corrected
+
+    def remember(self, streams: Tensor, step: CacheStep, rotation: Rotation) -> None:
+        """Computes nothing but keys and values, and writes them.
+
+        Where no later layer owns any, that is all that tokens before the last are there for.
+        """
+        shape = self.shape
+        normed = norm(self._predict(streams)[:, 0], self._input_norm, shape.eps)
+        start, end = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_projected_heads))
+        projected = functional.linear(normed, self._inputs[start:end])
+        keys, values = self._rotate(
+            projected, self._head_norms[shape.num_heads :], shape.num_kv_heads, rotation
+        )
+        step.write(shape.owner, torch.stack([keys, values], dim=1))
+
+    def _routed(self, x: Tensor) -> Tensor:
+        return torch.tanh(functional.linear(norm(x, self._router_norm, self.shape.eps), self._router))
+
+    def _predict(self, streams: Tensor) -> Tensor:
+        coefficients = functional.linear(self._routed(streams[:, 0]), self._prediction)
+        return torch.baddbmm(streams, coefficients.view(-1, NUM_STREAMS, NUM_STREAMS), streams)
+
+    def _correct(self, predicted: Tensor, activated: Tensor) -> Tensor:
+        coefficients = functional.linear(self._routed(activated), self._correction, self._ones)
+        innovation = activated - predicted[:, 0]
+        return torch.addcmul(predicted, coefficients[:, :, None], innovation[:, None])
+
+    def _rotate(
+        self, projected: Tensor, head_norms: Tensor, num_rotated: int, rotation: Rotation
+    ) -> tuple[Tensor, Tensor]:
+        """Norms the heads, and turns the first of them by their positions; returns those, and the others."""
+        head_dim = self.shape.head_dim
+        heads = norm(projected.view(len(projected), -1, head_dim), None, self.shape.eps) * head_norms
+        turned = heads[:, :num_rotated]
+        cosines, sines = rotation
+        turned = torch.addcmul(turned * cosines, turned.roll(head_dim // 2, -1), sines)
+        return turned, heads[:, num_rotated:]
+
+    def _attend(self, projected: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
+        """Returns ``[num_tokens, num_heads * head_dim]``."""
+        shape = self.shape
+        turned, values = self._rotate(projected, self._head_norms, shape.num_rotated_heads, rotation)
+        if shape.owns_keys:
+            step.write(shape.owner, torch.stack([turned[:, shape.num_heads :], values], dim=1))
+        group = shape.num_heads // shape.num_kv_heads
+        queries = turned[:, : shape.num_heads].reshape(-1, shape.num_kv_heads, group, shape.head_dim)
+        span = step.spans[shape.layer_type]
+        keys, values = step.read(shape.owner, span)
+        if step.num_new == 1:
+            # A group's queries look at the same keys: to them they are as many positions.
+            mask = None if span.mask is None else span.mask.expand(-1, -1, group, -1)
+            seen = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+            return seen.reshape(len(projected), -1)
+        # One slot: its key heads take the place of the batch, and each is lent to its group of queries.
+        keys, values = (x.transpose(0, 1).expand(-1, group, -1, -1) for x in (keys, values))
+        seen = functional.scaled_dot_product_attention(
+            queries.permute(1, 2, 0, 3),
+            keys,
+            values,
+            attn_mask=span.mask,
+            is_causal=span.is_causal,
+            scale=1.0,
+        )
+        return seen.permute(2, 0, 1, 3).reshape(len(projected), -1)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = functional.linear(x, self._gate_and_up).chunk(2, dim=-1)
+        if self._cutoff is not None:
+            deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
+            gate = functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff))
+        return functional.linear(functional.gelu(gate, approximate="tanh") * up, self._down)
+
+
+def _cutoff(sparsity: float) -> float | None:
+    """Returns how many standard deviations above the mean a neuron must be to live; None where all do."""
+    if not sparsity:
+        return None
+    return torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).item()

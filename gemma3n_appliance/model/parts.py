@@ -1,0 +1,65 @@
+"""What an engine gives the runner: a text model, and what turns media into soft tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import Gemma3nTextConfig
+
+from .embeddings import Embeddings
+from .kv_cache import CacheStep
+from .soft_tokens import MediaEncoder
+
+
+class TextDecoder(Protocol):
+    """A Gemma 3n text model over the slots of a cache."""
+
+    @property
+    def config(self) -> Gemma3nTextConfig:
+        """Its shape."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        ...
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
+        """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
+        ...
+
+    def forward(self, embeddings: Embeddings, step: CacheStep, *, is_last: bool = True) -> Tensor | None:
+        """Runs the new tokens and returns the last position's state ``[batch, hidden_size]``.
+
+        Where the prompt goes on (not ``is_last``) nobody will ask for it, and it may be None. The new
+        positions count once the caller commits ``step``.
+        """
+        ...
+
+    def logits(self, last_state: Tensor) -> Tensor:
+        """Returns soft-capped float32 logits ``[batch, vocab_size]``.
+
+        Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A loaded model. ``encoder`` is None where it is for text alone.
+
+    ``num_weight_bytes`` are in memory; ``num_mapped_bytes`` stay in the checkpoint's file, and in memory only
+    as long as there is room.
+    """
+
+    decoder: TextDecoder
+    encoder: MediaEncoder | None
+    num_weight_bytes: int
+    num_mapped_bytes: int = 0
