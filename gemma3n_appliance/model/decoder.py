@@ -14,8 +14,9 @@ from transformers import Gemma3nTextConfig
 
 from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import CacheStep
-from .layer import HALF_POWER, NUM_STREAMS, Layer, Read, Rotation, norm, shapes
+from .layer import HALF_POWER, NUM_STREAMS, Layer, Read, Rotation, shapes
 from .per_layer_table import PerLayerTable
+from .rms_norm import RMSNorm
 
 _SMALLEST_MEAN_SQUARE = 1e-5
 
@@ -48,19 +49,22 @@ class Decoder:
         self._streams = torch.cat([read(f"altup_projections.{i}.weight") for i in others])
         # [3, hidden_size (in), hidden_size (out)]
         self._unembed = torch.stack([read(f"altup_unembed_projections.{i}.weight").T for i in others])
-        self._norm = read("norm.weight")
+        self._norm = RMSNorm(read("norm.weight"), config.rms_norm_eps)
         self._per_layer = read("per_layer_model_projection.weight")
-        self._per_layer_norm = read("per_layer_projection_norm.weight") * HALF_POWER
+        # transformers scales by hidden_size ** -0.5 before the norm, which then feels its eps the more.
+        self._per_layer_norm = RMSNorm(
+            read("per_layer_projection_norm.weight") * HALF_POWER, config.rms_norm_eps * config.hidden_size
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._norm.device
+        return self._embedder.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
-        return self._norm.dtype
+        return self._embedder.weight.dtype
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
@@ -111,12 +115,8 @@ class Decoder:
         width = self.config.hidden_size_per_layer_input
         columns = slice(start * width, end * width)
         projected = functional.linear(hidden, self._per_layer[columns]).view(len(hidden), -1, width)
-        # transformers scales by hidden_size ** -0.5 before the norm, which then feels its eps the more.
-        eps = self.config.rms_norm_eps * self.config.hidden_size
         rows = self._table.rows(ids)[:, columns].to(self.device, self.dtype).view(len(hidden), -1, width)
-        return torch.add(
-            norm(projected, self._per_layer_norm, eps), rows, alpha=math.sqrt(width) * HALF_POWER
-        )
+        return torch.add(self._per_layer_norm(projected), rows, alpha=math.sqrt(width) * HALF_POWER)
 
     def _expand(self, hidden: Tensor) -> Tensor:
         """Returns ``[num_tokens, 4, hidden_size]``: the embedding, and three projections as long as it."""
@@ -129,7 +129,7 @@ class Decoder:
         first = streams[:, 0]
         others = torch.bmm(streams[:, 1:].transpose(0, 1), self._unembed)
         others = others * (_length(first) / self._clamped_length(others))
-        return norm((first + others.sum(dim=0)) / NUM_STREAMS, self._norm, self.config.rms_norm_eps)
+        return self._norm((first + others.sum(dim=0)) / NUM_STREAMS)
 
     def _clamped_length(self, x: Tensor) -> Tensor:
         return _length(x).clamp(min=math.sqrt(_SMALLEST_MEAN_SQUARE * self.config.hidden_size))

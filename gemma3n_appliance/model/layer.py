@@ -14,11 +14,14 @@ from torch.nn import functional
 from transformers import Gemma3nTextConfig
 
 from .kv_cache import CacheStep
+from .rms_norm import RMSNorm
 
 Read = Callable[[str], Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 NUM_STREAMS = 4
+# Of so many tokens, fetching the weights of the live neurons one by one is quicker than reading all.
+_FEW = 4
 HALF_POWER = math.sqrt(0.5)
 
 
@@ -78,11 +81,6 @@ def _last(types: list[str], wanted: str) -> int:
     return len(types) - 1 - types[::-1].index(wanted)
 
 
-def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """Scales the last dimension to a root mean square of one, times ``weight``."""
-    return functional.rms_norm(x, x.shape[-1:], weight, eps)
-
-
 class Layer:
     """One layer; ``read`` gives its tensors by their names in the checkpoint, such as ``mlp.up_proj.weight``.
 
@@ -96,34 +94,43 @@ class Layer:
         def weight(name: str) -> Tensor:
             return read(f"{name}.weight")
 
-        self._router_norm = weight("altup.router_norm") / shape.hidden_size
+        def norm(name: str, factor: float = 1.0) -> RMSNorm:
+            return RMSNorm(weight(name) * factor, shape.eps)
+
+        self._router_norm = norm("altup.router_norm", 1 / shape.hidden_size)
         self._router = weight("altup.modality_router")
         self._prediction = weight("altup.prediction_coefs")
         self._correction = weight("altup.correction_coefs")
         self._ones = torch.ones_like(self._correction[0])
 
-        self._input_norm = weight("input_layernorm")
+        self._input_norm = norm("input_layernorm")
         # Queries, keys and values where there are such, and the narrow half of LAuReL.
         inputs = ["q_proj", "k_proj", "v_proj"] if shape.owns_keys else ["q_proj"]
         self._inputs = torch.cat(
             [*(weight(f"self_attn.{name}") for name in inputs), weight("laurel.linear_left")]
         )
-        self._head_norms = self._expand_head_norms(weight)
+        head_norms = self._expand_head_norms(weight)
+        self._head_norm = RMSNorm(head_norms, shape.eps)
+        self._key_and_value_norm = RMSNorm(head_norms[shape.num_heads :], shape.eps)
         self._output = weight("self_attn.o_proj")
-        self._attention_norm = weight("post_attention_layernorm") * HALF_POWER
+        self._attention_norm = norm("post_attention_layernorm", HALF_POWER)
         self._laurel = weight("laurel.linear_right")
-        self._laurel_norm = weight("laurel.post_laurel_norm") * HALF_POWER
+        self._laurel_norm = norm("laurel.post_laurel_norm", HALF_POWER)
 
-        self._ffn_norm = weight("pre_feedforward_layernorm")
+        self._ffn_norm = norm("pre_feedforward_layernorm")
         self._gate_and_up = torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")])
         self._down = weight("mlp.down_proj")
-        self._ffn_output_norm = weight("post_feedforward_layernorm")
+        self._is_on_cpu = self._down.device.type == "cpu"
+        if self._cutoff is not None and self._is_on_cpu:
+            # A neuron's column lies in one piece.
+            self._down = self._down.t().contiguous().t()
+        self._ffn_output_norm = norm("post_feedforward_layernorm")
 
         self._per_layer_gate = weight("per_layer_input_gate")
         if scales_correction:
             self._per_layer_gate = self._per_layer_gate * read("altup.correct_output_scale")
         self._per_layer = weight("per_layer_projection")
-        self._per_layer_norm = weight("post_per_layer_input_norm")
+        self._per_layer_norm = norm("post_per_layer_input_norm")
 
     def _expand_head_norms(self, weight: Read) -> Tensor:
         """Returns ``[heads, head_dim]`` for queries, keys and values; values are only scaled to one."""
@@ -140,23 +147,22 @@ class Layer:
         ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer; ``rotation`` cosines and
         signed sines, ``[num_tokens, 1, head_dim]``.
         """
-        eps = self.shape.eps
         predicted = self._predict(streams)
         active = predicted[:, 0]
-        normed = norm(active, self._input_norm, eps)
+        normed = self._input_norm(active)
         projected = functional.linear(normed, self._inputs)
         num_inputs = self.shape.num_projected_heads * self.shape.head_dim
         attended = self._attend(projected[:, :num_inputs], step, rotation)
-        attended = norm(functional.linear(attended, self._output), self._attention_norm, eps)
-        laurel = norm(functional.linear(projected[:, num_inputs:], self._laurel), self._laurel_norm, eps)
+        attended = self._attention_norm(functional.linear(attended, self._output))
+        laurel = self._laurel_norm(functional.linear(projected[:, num_inputs:], self._laurel))
         gated = torch.add(attended + laurel, active + normed, alpha=HALF_POWER)
-        fed = self._feed_forward(norm(gated, self._ffn_norm, eps))
-        activated = gated + norm(fed, self._ffn_output_norm, eps)
+        fed = self._feed_forward(self._ffn_norm(gated))
+        activated = gated + self._ffn_output_norm(fed)
         corrected = self._correct(predicted, activated)
         gate = functional.linear(corrected[:, 0], self._per_layer_gate)
         chosen = functional.gelu(gate, approximate="tanh") * per_layer
-        added = norm(functional.linear(chosen, self._per_layer), self._per_layer_norm, eps)
-        corrected[:, 1:] += added[:, None]
+        added = self._per_layer_norm(functional.linear(chosen, self._per_layer))
+        corrected[:, 1:].add_(added[:, None])
         return corrected
 
     def remember(self, streams: Tensor, step: CacheStep, rotation: Rotation) -> None:
@@ -165,16 +171,14 @@ class Layer:
         Where no later layer owns any, that is all that tokens before the last are there for.
         """
         shape = self.shape
-        normed = norm(self._predict(streams)[:, 0], self._input_norm, shape.eps)
+        normed = self._input_norm(self._predict(streams)[:, 0])
         start, end = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_projected_heads))
         projected = functional.linear(normed, self._inputs[start:end])
-        keys, values = self._rotate(
-            projected, self._head_norms[shape.num_heads :], shape.num_kv_heads, rotation
-        )
+        keys, values = self._rotate(projected, self._key_and_value_norm, shape.num_kv_heads, rotation)
         step.write(shape.owner, torch.stack([keys, values], dim=1))
 
     def _routed(self, x: Tensor) -> Tensor:
-        return torch.tanh(functional.linear(norm(x, self._router_norm, self.shape.eps), self._router))
+        return torch.tanh(functional.linear(self._router_norm(x), self._router))
 
     def _predict(self, streams: Tensor) -> Tensor:
         coefficients = functional.linear(self._routed(streams[:, 0]), self._prediction)
@@ -186,11 +190,11 @@ class Layer:
         return torch.addcmul(predicted, coefficients[:, :, None], innovation[:, None])
 
     def _rotate(
-        self, projected: Tensor, head_norms: Tensor, num_rotated: int, rotation: Rotation
+        self, projected: Tensor, norm: RMSNorm, num_rotated: int, rotation: Rotation
     ) -> tuple[Tensor, Tensor]:
         """Norms the heads, and turns the first of them by their positions; returns those, and the others."""
         head_dim = self.shape.head_dim
-        heads = norm(projected.view(len(projected), -1, head_dim), None, self.shape.eps) * head_norms
+        heads = norm(projected.view(len(projected), -1, head_dim))
         turned = heads[:, :num_rotated]
         cosines, sines = rotation
         turned = torch.addcmul(turned * cosines, turned.roll(head_dim // 2, -1), sines)
@@ -199,7 +203,7 @@ class Layer:
     def _attend(self, projected: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
         """Returns ``[num_tokens, num_heads * head_dim]``."""
         shape = self.shape
-        turned, values = self._rotate(projected, self._head_norms, shape.num_rotated_heads, rotation)
+        turned, values = self._rotate(projected, self._head_norm, shape.num_rotated_heads, rotation)
         if shape.owns_keys:
             step.write(shape.owner, torch.stack([turned[:, shape.num_heads :], values], dim=1))
         group = shape.num_heads // shape.num_kv_heads
@@ -224,11 +228,28 @@ class Layer:
         return seen.permute(2, 0, 1, 3).reshape(len(projected), -1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
+        if self._cutoff is not None and self._is_on_cpu and len(x) <= _FEW:
+            return self._feed_live(x)
         gate, up = functional.linear(x, self._gate_and_up).chunk(2, dim=-1)
         if self._cutoff is not None:
-            deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
-            gate = functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff))
+            gate = self._cut(gate)
         return functional.linear(functional.gelu(gate, approximate="tanh") * up, self._down)
+
+    def _feed_live(self, x: Tensor) -> Tensor:
+        """Reads no weights of neurons that rest; which do, a GPU would have to tell the host first."""
+        gate_weight, up_weight = self._gate_and_up.chunk(2)
+        gates = self._cut(functional.linear(x, gate_weight))
+        return torch.stack([self._feed_one(one, gate, up_weight) for one, gate in zip(x, gates, strict=True)])
+
+    def _feed_one(self, x: Tensor, gate: Tensor, up_weight: Tensor) -> Tensor:
+        live = gate.nonzero()[:, 0]
+        chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(up_weight[live], x)
+        return torch.mv(self._down.t()[live].t(), chosen)
+
+    def _cut(self, gate: Tensor) -> Tensor:
+        """Brings all but the most excited neurons to rest."""
+        deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
+        return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
 
 
 def _cutoff(sparsity: float) -> float | None:
