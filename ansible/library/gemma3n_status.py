@@ -51,8 +51,8 @@ status:
     running: 1
     waiting: 0
     hottest_c: 51.5
-    memory_free_mb: 2210
-    memory_mb: 7620
+    memory_free_mb: 2263
+    memory_mb: 7803
 """
 
 
@@ -97,7 +97,7 @@ def read(path: Path) -> str:
 
 
 def memory_mb(field: str) -> int | None:
-    """A field of /proc/meminfo."""
+    """A field of /proc/meminfo, in millions of bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB", read(Path("/proc/meminfo")), re.MULTILINE)
     return int(found[1]) * 1024 // 1_000_000 if found else None
 

@@ -27,8 +27,7 @@ class Decoder:
     def __init__(
         self, config: Gemma3nTextConfig, read: Read, table: PerLayerTable, embedder: TokenEmbedder
     ) -> None:
-        """Raises ValueError where the configuration asks for what this does not compute."""
-        _require_supported(config)
+        """``config`` must be one that `require_supported` lets pass."""
         self.config = config
         self._table = table
         self._embedder = embedder
@@ -155,7 +154,7 @@ def _length(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
-def _require_supported(config: Gemma3nTextConfig) -> None:
+def require_supported(config: Gemma3nTextConfig) -> None:
     """Raises ValueError for what no published Gemma 3n has, and this would compute wrongly."""
     asked = {
         "altup_num_inputs": (config.altup_num_inputs, NUM_STREAMS),
@@ -169,4 +168,6 @@ def _require_supported(config: Gemma3nTextConfig) -> None:
     }
     for name, (value, supported) in asked.items():
         if value != supported:
-            raise ValueError(f"{name} is {value}, and the native engine computes {supported} only.")
+            raise ValueError(
+                f"{name} is {value}, and the native engine computes {supported} only: set ENGINE=reference."
+            )

@@ -9,7 +9,7 @@ from transformers import Gemma3nConfig, Gemma3nTextConfig, Gemma3nTextModel
 
 from . import towers
 from .checkpoint_files import CheckpointFiles, Place
-from .decoder import Decoder
+from .decoder import Decoder, require_supported
 from .embeddings import TokenEmbedder
 from .parts import Parts
 from .per_layer_table import PerLayerTable
@@ -27,6 +27,7 @@ def load(
         ValueError: weights are missing or misshapen, or the model is none that we compute.
     """
     text_config = config.get_text_config()
+    require_supported(text_config)
     if not config.tie_word_embeddings:
         raise ValueError("Its output has weights of its own: set ENGINE=reference.")
     weights = TextWeights(CheckpointFiles(directory), dtype, device)

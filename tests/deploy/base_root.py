@@ -48,6 +48,10 @@ def have_sudo_ask(root: Path, password: str) -> None:
     """Has the user type a password to become root."""
     (root / "etc/sudoers.d/lab").write_text(f"{USER} ALL=(ALL) ALL\n")
     subprocess.run(["chroot", root, "chpasswd"], input=f"{USER}:{password}\n", text=True, check=True)
+    without = subprocess.run(
+        ["chroot", root, "runuser", "-u", USER, "--", "sudo", "-n", "true"], stderr=subprocess.PIPE
+    )
+    assert b"password is required" in without.stderr
 
 
 def binds() -> list[str]:

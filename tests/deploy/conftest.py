@@ -24,7 +24,7 @@ NEEDED = ("systemd-nspawn", "mmdebstrap", "nft", "ip", "ssh-keygen", "openssl", 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that leave a board changed come last, in whatever order the others are."""
+    """Tests that leave a board changed come last, by their places, in whatever order the others are."""
 
     def place(item: pytest.Item) -> int:
         marker = item.get_closest_marker("last")

@@ -1,4 +1,4 @@
-"""A fleet as its owner has it: three boards, a gateway, and playbooks that are run over ssh."""
+"""Boards as their owner has them, with a gateway or none, and playbooks that are run over ssh."""
 
 import json
 import os

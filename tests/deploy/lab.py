@@ -5,6 +5,7 @@ undone by ``Lab.down``.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ NETWORK = f"10.77.{3 + NUMBER}"
 ROUTER = f"{NETWORK}.1"
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_BEFORE = Path("/run/gemma3n-lab-forwarding")
+FORWARDING_LOCK = FORWARDING_BEFORE.with_suffix(".lock")
 BOOT_TIMEOUT_S = 60
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 JETPACK_6_2 = (
@@ -156,10 +158,11 @@ class Lab:
     def up(self) -> None:
         """Makes the network, and a key to log in with."""
         self.run_directory.mkdir(parents=True)
-        if not FORWARDING_BEFORE.exists():
-            FORWARDING_BEFORE.write_text(FORWARDING.read_text())
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        with _alone():
+            if not FORWARDING_BEFORE.exists():
+                FORWARDING_BEFORE.write_text(FORWARDING.read_text())
+            run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{ROUTER}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
         FORWARDING.write_text("1")
@@ -213,11 +216,12 @@ class Lab:
         for machine in self.machines:
             self.remove(machine)
         run("nft", f"delete table ip {TABLE}", check=False)
-        run("ip", "link", "del", BRIDGE, check=False)
-        is_last = not list(Path("/sys/class/net").glob(f"{BRIDGES}*"))
-        if is_last and FORWARDING_BEFORE.exists():
-            FORWARDING.write_text(FORWARDING_BEFORE.read_text())
-            FORWARDING_BEFORE.unlink()
+        with _alone():
+            run("ip", "link", "del", BRIDGE, check=False)
+            is_last = not list(Path("/sys/class/net").glob(f"{BRIDGES}*"))
+            if is_last and FORWARDING_BEFORE.exists():
+                FORWARDING.write_text(FORWARDING_BEFORE.read_text())
+                FORWARDING_BEFORE.unlink()
 
     def _connect(self, machine: Machine) -> None:
         name, link = machine.name, f"g-{machine.name}"
@@ -237,6 +241,14 @@ class Lab:
             directory.mkdir(parents=True)
         layers = f"lowerdir={root},upperdir={upper},workdir={work}"
         run("mount", "-t", "overlay", "overlay", "-o", layers, machine.root)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps another lab from coming up or going down meanwhile."""
+    with FORWARDING_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _identify(root: Path) -> None:

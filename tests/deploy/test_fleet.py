@@ -28,7 +28,7 @@ from tests.deploy.fleet import (
     release_of,
     streamed,
 )
-from tests.deploy.lab import Lab
+from tests.deploy.lab import Lab, Machine
 from tests.waiting import wait_until
 
 
@@ -129,9 +129,14 @@ def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: 
     for secret in (TOKEN, SUDO_PASSWORD):
         for played in (first_runs.checked, first_runs.provisioned):
             assert secret not in played.stdout + played.stderr
-    for board in fleet.boards:
+
+    def found_on(board: Machine, secret: str) -> str:
         places = "/etc /opt/gemma3n/releases /run /var /tmp /home /root /proc/*/environ /proc/*/cmdline"
-        found = board.shell(f"grep -rl '[{TOKEN[0]}]{TOKEN[1:]}' {places} 2>/dev/null || true")
+        return board.shell(f"grep -rl '[{secret[0]}]{secret[1:]}' {places} 2>/dev/null || true")
+
+    for board in fleet.boards:
+        assert found_on(board, SUDO_PASSWORD) == ""
+        found = found_on(board, TOKEN)
         # Only a service itself sees its credentials, systemd.exec(5).
         credentials = [f"/run/credentials/gemma3n-{unit}.service/hf_token" for unit in ("api", "cache-warm")]
         assert {"/etc/gemma3n/hf_token"} <= set(found.split()) <= {"/etc/gemma3n/hf_token", *credentials}
@@ -347,9 +352,9 @@ def test_settings_reach_a_board_without_a_lost_request(fleet: Fleet):
     settings = SETTINGS | {"NUM_SLOTS": 2, "GEMMA3N_PORT": 8001}
     with Clients(fleet.gateway) as clients:
         changed = fleet.run("provision", *options, gemma3n_service_settings=settings)
+        assert changed.returncode == 0, changed.stdout + changed.stderr
         served = fleet.num_served()["board1"]
         wait_until(lambda: fleet.num_served()["board1"] > served, 60)
-    assert changed.returncode == 0, changed.stdout + changed.stderr
     assert clients.failures == []
     health = httpx2.get(f"http://{fleet.boards[0].address}:8001/health").json()
     assert health["queue"]["slots"] == 2
@@ -365,9 +370,11 @@ def test_nothing_is_left_but_the_models_and_then_not_even_they(fleet: Fleet):
     assert "gemma3n" not in board.shell("cat /etc/passwd /etc/group")
     assert board.shell("ls /models").strip() == MODEL.replace("/", "--")
     assert gateway.property_of("haproxy", "ActiveState") == "inactive"
-    assert "gemma3n" not in gateway.shell("cat /etc/haproxy/haproxy.cfg; ls /etc/haproxy /usr/local/sbin")
+    assert gateway.shell("find / -xdev -name '*gemma3n*' -not -path '/proc/*'").split() == left.split()
+    assert gateway.shell("ls /etc/haproxy").split() == ["errors", "haproxy.cfg"]
+    assert "gemma3n" not in gateway.shell("cat /etc/haproxy/haproxy.cfg")
 
     # Once more is no mistake, and takes what was spared.
-    everything = fleet.run("play", "uninstall.yml", "--limit", "board2", "--tags", "all,purge")
+    everything = fleet.run("play", "uninstall.yml", "--limit", "board2,gateway", "--tags", "all,purge")
     assert everything.returncode == 0, everything.stdout + everything.stderr
     assert board.shell("ls /models") == ""

@@ -50,7 +50,7 @@ SWAP_FILE = "/var/swapfile-gemma3n"
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, lab: Lab, base: Path) -> Fleet:
     """A board as it comes, but for NVIDIA's commands, which are imitated."""
-    board = lab.machine("host", base)
+    board = lab.machine("jetson", base)
     (board.root / "etc/nvpmodel.conf").write_text(NVPMODEL_CONF)
     (board.root / "etc/systemd/system/nvzramconfig.service").write_text(NVZRAMCONFIG)
     for name, text in COMMANDS.items():
@@ -87,11 +87,12 @@ def test_a_board_is_left_as_it_was(fleet: Fleet):
     wanted = {"jetson_host_power_mode": "MAXN_SUPER", "jetson_host_max_clocks": True}
     wanted |= {"jetson_host_headless": True, "jetson_host_no_zram": True, "jetson_host_swap_mb": 1}
     unknown = fleet.run("provision", "--tags", "host", jetson_host_power_mode="MAXN")
+    assert unknown.returncode != 0
     assert "has no power mode MAXN; it has 15W, MAXN_SUPER" in " ".join(unknown.stdout.split())
 
     changed, again = (fleet.run("provision", "--tags", "host", **wanted) for _ in range(2))
     assert changed.returncode == 0, changed.stdout + changed.stderr
-    assert recap(again)["host"]["changed"] == 0, again.stdout
+    assert recap(again)["jetson"]["changed"] == 0, again.stdout
     assert state(board) == ["2", "multi-user.target", "disabled", *[SWAP_FILE] * 3]
     assert board.run("systemctl", "is-enabled", "gemma3n-clocks").strip() == "enabled"
 

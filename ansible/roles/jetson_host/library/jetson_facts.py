@@ -58,7 +58,7 @@ ansible_facts:
       jetpack: "6.2"
       cuda: "12.6"
       is_sbsa: false
-      memory_mb: 7620
+      memory_mb: 7803
 """
 
 # The first L4T release of each JetPack, newest first (https://developer.nvidia.com/embedded/jetpack-archive).
@@ -132,7 +132,7 @@ def is_sbsa() -> bool:
 
 
 def memory_mb() -> int | None:
-    """MemTotal."""
+    """MemTotal, in millions of bytes."""
     found = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo"))
     return int(found[1]) * 1024 // 1_000_000 if found else None
 
