@@ -7,22 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor's bytes are: ``offset`` from the beginning of ``file``, in rows one after the other."""
+    """Where a tensor's bytes are: ``offset`` from the beginning of ``file``, in rows one after the other.
+
+    ``stored_as`` is the file's word for its dtype.
+    """
 
     file: Path
     offset: int
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    stored_as: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The same in torch's words. Raises ValueError where it is none that Gemma 3n is published in."""
+        if self.stored_as not in _DTYPES:
+            raise ValueError(
+                f"{self.file.name} holds weights as {self.stored_as}, not as {', '.join(_DTYPES)}."
+            )
+        return _DTYPES[self.stored_as]
 
 
 class CheckpointFiles:
@@ -33,27 +45,35 @@ class CheckpointFiles:
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is no safetensors file.
+            ValueError: a file is no safetensors file, or was cut short.
         """
         self._places = {name: place for file in _files(directory) for name, place in _places(file)}
 
-    @property
-    def names(self) -> frozenset[str]:
-        """All there are."""
-        return frozenset(self._places)
+    def __iter__(self) -> Iterator[str]:
+        """The names of all there are."""
+        return iter(self._places)
 
-    def place(self, name: str) -> Place:
-        """Returns where a tensor is. Raises KeyError where there is none."""
-        return self._places[name]
+    def place(self, name: str) -> Place | None:
+        """Returns where a tensor is, if there is one."""
+        return self._places.get(name)
 
     def read(self, name: str) -> Tensor:
-        """Returns a tensor on the CPU, in the file's dtype; its memory may be the file's."""
-        with safe_open(self._places[name].file, framework="pt") as file:
-            return file.get_tensor(name)
+        """Returns a tensor on the CPU, in the file's dtype. Raises KeyError where there is none.
+
+        Read rather than mapped, as safetensors does it: the kernel would want to be able to copy the whole
+        file, and a board has less memory than that.
+        """
+        place = self._places[name]
+        tensor = torch.empty(place.shape, dtype=place.dtype)
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            file.readinto(tensor.view(-1).view(torch.uint8).numpy())
+        return tensor
 
 
 def _files(directory: Path) -> list[Path]:
-    if not (directory / _INDEX).exists():
+    """As transformers chooses: an index may be left from what was there before."""
+    if (directory / _SINGLE).exists() or not (directory / _INDEX).exists():
         return [directory / _SINGLE]
     index = json.loads((directory / _INDEX).read_text())
     return [directory / name for name in sorted(set(index["weight_map"].values()))]
@@ -61,10 +81,29 @@ def _files(directory: Path) -> list[Path]:
 
 def _places(path: Path) -> Iterator[tuple[str, Place]]:
     """The header is JSON after its length in eight bytes, https://huggingface.co/docs/safetensors."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
+    header, first = _header(path)
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] in _DTYPES:
-            begin = 8 + length + entry["data_offsets"][0]
-            yield name, Place(path, begin, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+        if name != "__metadata__":
+            yield name, Place(path, first + entry["data_offsets"][0], tuple(entry["shape"]), entry["dtype"])
+
+
+def _header(path: Path) -> tuple[dict, int]:
+    """Returns the header, and where the first tensor begins."""
+    no_such_file = ValueError(f"{path.name} is no safetensors file, or was cut short.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        # A text, such as git-lfs leaves in the place of a large file, would begin with an enormous length.
+        if size < _LENGTH_BYTES:
+            raise no_such_file
+        (length,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+        first = _LENGTH_BYTES + length
+        if first > size:
+            raise no_such_file
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise no_such_file from None
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if first + max(ends, default=0) > size:
+        raise no_such_file
+    return header, first

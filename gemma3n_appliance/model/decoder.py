@@ -6,14 +6,16 @@ last that owns keys and values runs for the last token only, because nothing els
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import Gemma3nTextConfig
 
+from ..errors import ModelLoadError
 from .embeddings import Embeddings, TokenEmbedder
-from .kv_cache import CacheStep
+from .kv_cache import FULL, SLIDING, CacheStep
 from .layer import HALF_POWER, NUM_STREAMS, Layer, Read, Rotation, shapes
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
@@ -40,8 +42,8 @@ class Decoder:
             for shape in shapes(config)
         ]
         self._num_owning = config.num_hidden_layers - config.num_kv_shared_layers
-        self._rotations = {
-            kind: self._rotation_table(config.rope_parameters[kind]["rope_theta"])
+        self._frequencies = {
+            kind: self._frequency_table(config.rope_parameters[kind]["rope_theta"])
             for kind in set(config.layer_types)
         }
         others = range(NUM_STREAMS - 1)
@@ -69,26 +71,27 @@ class Decoder:
         """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
         return self._embedder.embed(token_ids)
 
-    def forward(self, embeddings: Embeddings, step: CacheStep, *, is_last: bool = True) -> Tensor | None:
+    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
         """Runs the new tokens, and returns the last position's state ``[batch, hidden_size]``.
 
-        Of a prompt whose end is still to come (not ``is_last``) nothing but keys and values is computed, and
-        None returned. The new positions count once the caller commits ``step``.
+        The new positions count once the caller commits ``step``.
+
+        Raises:
+            ValueError: several tokens of several slots, which nobody asks for.
         """
-        hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
-        streams = self._expand(hidden)
-        num_whole = len(self._layers)
-        if step.num_new > 1:
-            num_whole = self._num_owning - 1
-        streams = self._run(0, num_whole, streams, hidden, ids, step)
-        if num_whole < len(self._layers):
-            layer = self._layers[num_whole]
-            layer.remember(streams, step, self._rotation(step)[layer.shape.layer_type])
-            if not is_last:
-                return None
-            streams, hidden, ids = streams[-1:], hidden[-1:], ids[-1:]
-            streams = self._run(num_whole, len(self._layers), streams, hidden, ids, step.last())
-        return self._gather(streams)
+        if step.num_new == 1:
+            tokens = self._tokens(embeddings)
+            return self._gather(self._run(self._layers, self._expand(tokens), tokens, step))
+        if len(step.slots) > 1:
+            raise ValueError("A prompt is read for one slot at a time.")
+        tokens = self._tokens(embeddings)
+        streams = self._remember(tokens, step)[-1:]
+        upper = self._layers[self._num_owning - 1 :]
+        return self._gather(self._run(upper, streams, tokens.last(), step.last()))
+
+    def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
+        """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
+        self._remember(self._tokens(embeddings), step)
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns soft-capped float32 logits ``[batch, vocab_size]``.
@@ -99,26 +102,38 @@ class Decoder:
         cap = self.config.final_logit_softcapping
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _run(
-        self, start: int, end: int, streams: Tensor, hidden: Tensor, ids: Sequence[int], step: CacheStep
-    ) -> Tensor:
-        per_layer = self._per_layer_inputs(hidden, ids, start, end)
-        rotation = self._rotation(step)
-        for layer in self._layers[start:end]:
-            inputs = per_layer[:, layer.shape.index - start]
-            streams = layer.forward(streams, inputs, step, rotation[layer.shape.layer_type])
+    def _tokens(self, embeddings: Embeddings) -> "_Tokens":
+        rows = self._table.rows(embeddings.flat_ids).to(self.device, self.dtype)
+        return _Tokens(embeddings.hidden.flatten(0, 1), rows)
+
+    def _remember(self, tokens: "_Tokens", step: CacheStep) -> Tensor:
+        """Computes keys and values; returns what enters the last layer that owns any."""
+        *lower, last = self._layers[: self._num_owning]
+        streams = self._run(lower, self._expand(tokens), tokens, step)
+        last.remember(streams, step, self._rotation(step)[last.shape.layer_type])
         return streams
 
-    def _per_layer_inputs(self, hidden: Tensor, ids: Sequence[int], start: int, end: int) -> Tensor:
+    def _run(self, layers: Sequence[Layer], streams: Tensor, tokens: "_Tokens", step: CacheStep) -> Tensor:
+        if not layers:
+            return streams
+        start = layers[0].shape.index
+        per_layer = self._per_layer_inputs(tokens, start, start + len(layers))
+        rotation = self._rotation(step)
+        for number, layer in enumerate(layers):
+            streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
+        return streams
+
+    def _per_layer_inputs(self, tokens: "_Tokens", start: int, end: int) -> Tensor:
         """Returns ``[num_tokens, end - start, width]``: what the tokens and their ids give those layers."""
         width = self.config.hidden_size_per_layer_input
         columns = slice(start * width, end * width)
-        projected = functional.linear(hidden, self._per_layer[columns]).view(len(hidden), -1, width)
-        rows = self._table.rows(ids)[:, columns].to(self.device, self.dtype).view(len(hidden), -1, width)
+        projected = functional.linear(tokens.hidden, self._per_layer[columns]).unflatten(1, (-1, width))
+        rows = tokens.rows[:, columns].unflatten(1, (-1, width))
         return torch.add(self._per_layer_norm(projected), rows, alpha=math.sqrt(width) * HALF_POWER)
 
-    def _expand(self, hidden: Tensor) -> Tensor:
+    def _expand(self, tokens: "_Tokens") -> Tensor:
         """Returns ``[num_tokens, 4, hidden_size]``: the embedding, and three projections as long as it."""
+        hidden = tokens.hidden
         projected = functional.linear(hidden, self._streams).view(len(hidden), NUM_STREAMS - 1, -1)
         scaled = projected * (_length(hidden)[:, None] / self._clamped_length(projected))
         return torch.cat([hidden[:, None], scaled], dim=1)
@@ -134,20 +149,31 @@ class Decoder:
         return _length(x).clamp(min=math.sqrt(_SMALLEST_MEAN_SQUARE * self.config.hidden_size))
 
     def _rotation(self, step: CacheStep) -> dict[str, Rotation]:
-        positions = step.positions.flatten()
-        return {
-            kind: (cosines[positions][:, None], sines[positions][:, None])
-            for kind, (cosines, sines) in self._rotations.items()
-        }
+        """Returns cosines, and sines signed for a roll by half, ``[num_tokens, 1, head_dim]``."""
+        positions = step.positions.flatten()[:, None, None].float()
+        rotations = {}
+        for kind, frequencies in self._frequencies.items():
+            angles = positions * frequencies
+            cosines, sines = angles.cos(), angles.sin()
+            tables = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
+            rotations[kind] = tables[0].to(self.dtype), tables[1].to(self.dtype)
+        return rotations
 
-    def _rotation_table(self, base: float) -> Rotation:
-        """Returns cosines, and sines signed for a roll by half, ``[max_position_embeddings, head_dim]``."""
-        head_dim = self.config.head_dim
-        frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim)
-        angles = torch.arange(self.config.max_position_embeddings).float()[:, None] * frequencies
-        cosines, sines = angles.cos(), angles.sin()
-        tables = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
-        return tuple(table.to(self._embedder.weight) for table in tables)
+    def _frequency_table(self, base: float) -> Tensor:
+        """Returns float32 ``[head_dim / 2]``, on the device."""
+        exponents = torch.arange(0, self.config.head_dim, 2).float() / self.config.head_dim
+        return (1.0 / base**exponents).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Embeddings ``[num_tokens, hidden_size]``, and the table's rows ``[num_tokens, num_layers * width]``."""
+
+    hidden: Tensor
+    rows: Tensor
+
+    def last(self) -> "_Tokens":
+        return _Tokens(self.hidden[-1:], self.rows[-1:])
 
 
 def _length(x: Tensor) -> Tensor:
@@ -155,19 +181,21 @@ def _length(x: Tensor) -> Tensor:
 
 
 def require_supported(config: Gemma3nTextConfig) -> None:
-    """Raises ValueError for what no published Gemma 3n has, and this would compute wrongly."""
+    """Raises ModelLoadError for what no published Gemma 3n has, and this would compute wrongly."""
     asked = {
         "altup_num_inputs": (config.altup_num_inputs, NUM_STREAMS),
         "altup_active_idx": (config.altup_active_idx, 0),
         "attention_bias": (config.attention_bias, False),
         "hidden_activation": (config.hidden_activation, "gelu_pytorch_tanh"),
+        "tie_word_embeddings": (config.tie_word_embeddings, True),
+        "layer_types": (set(config.layer_types) - {FULL, SLIDING}, set()),
     }
     asked |= {
         f"rope_parameters.{kind}.rope_type": (config.rope_parameters[kind]["rope_type"], "default")
-        for kind in set(config.layer_types)
+        for kind in (FULL, SLIDING)
     }
     for name, (value, supported) in asked.items():
         if value != supported:
-            raise ValueError(
-                f"{name} is {value}, and the native engine computes {supported} only: set ENGINE=reference."
+            raise ModelLoadError(
+                f"The native engine does not compute a model with {name} {value}. Set ENGINE=reference."
             )

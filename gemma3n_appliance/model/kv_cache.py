@@ -84,7 +84,10 @@ class KVCache:
 
     def step(self, slots: Sequence[int], num_new: int) -> "CacheStep":
         """Returns a view for one forward pass over ``num_new`` further positions of each of ``slots``."""
-        return CacheStep(self, tuple(slots), tuple(self.lengths[slot] for slot in slots), num_new)
+        starts = tuple(self.lengths[slot] for slot in slots)
+        first = torch.tensor(starts, device=self.device)
+        positions = first[:, None] + torch.arange(num_new, device=self.device)
+        return CacheStep(self, tuple(slots), starts, num_new, positions)
 
 
 @dataclass(frozen=True)
@@ -101,26 +104,23 @@ class Span:
     is_causal: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CacheStep:
-    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on."""
+    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on.
+
+    ``positions`` is int64 ``[batch, num_new]``.
+    """
 
     cache: KVCache
     slots: tuple[int, ...]
     starts: tuple[int, ...]
     num_new: int
+    positions: Tensor
 
     @property
     def longest(self) -> int:
         """Where the longest slot ends after this step."""
         return max(self.starts) + self.num_new
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """Int64 ``[batch, num_new]``."""
-        device = self.cache.device
-        starts = torch.tensor(self.starts, device=device)
-        return starts[:, None] + torch.arange(self.num_new, device=device)
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -148,7 +148,7 @@ class CacheStep:
     def last(self) -> "CacheStep":
         """Returns a view for the last of the new positions alone."""
         starts = tuple(start + self.num_new - 1 for start in self.starts)
-        return CacheStep(self.cache, self.slots, starts, 1)
+        return CacheStep(self.cache, self.slots, starts, 1, self.positions[:, -1:])
 
     def write(self, owner: int, keys_and_values: Tensor) -> None:
         """Writes ``[batch * num_new, 2, kv_heads, head_dim]`` to the layer that owns them."""

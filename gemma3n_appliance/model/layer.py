@@ -20,8 +20,9 @@ Read = Callable[[str], Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 NUM_STREAMS = 4
-# Of so many tokens, fetching the weights of the live neurons one by one is quicker than reading all.
+# For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
 _FEW = 4
+_SPARSE = 0.9
 HALF_POWER = math.sqrt(0.5)
 
 
@@ -84,12 +85,11 @@ def _last(types: list[str], wanted: str) -> int:
 class Layer:
     """One layer; ``read`` gives its tensors by their names in the checkpoint, such as ``mlp.up_proj.weight``.
 
-    Constant factors are folded into weights, which changes results by less than their rounding.
+    Constant factors are folded into weights: in bfloat16 that rounds some of them once more.
     """
 
     def __init__(self, shape: LayerShape, read: Read, *, scales_correction: bool) -> None:
         self.shape = shape
-        self._cutoff = _cutoff(shape.sparsity)
 
         def weight(name: str) -> Tensor:
             return read(f"{name}.weight")
@@ -120,8 +120,9 @@ class Layer:
         self._ffn_norm = norm("pre_feedforward_layernorm")
         self._gate_and_up = torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")])
         self._down = weight("mlp.down_proj")
-        self._is_on_cpu = self._down.device.type == "cpu"
-        if self._cutoff is not None and self._is_on_cpu:
+        self._cutoff = _cutoff(shape.sparsity, self._down.dtype)
+        self._reads_live = self._down.device.type == "cpu" and shape.sparsity >= _SPARSE
+        if self._reads_live:
             # A neuron's column lies in one piece.
             self._down = self._down.t().contiguous().t()
         self._ffn_output_norm = norm("post_feedforward_layernorm")
@@ -228,7 +229,7 @@ class Layer:
         return seen.permute(2, 0, 1, 3).reshape(len(projected), -1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        if self._cutoff is not None and self._is_on_cpu and len(x) <= _FEW:
+        if self._reads_live and len(x) <= _FEW:
             return self._feed_live(x)
         gate, up = functional.linear(x, self._gate_and_up).chunk(2, dim=-1)
         if self._cutoff is not None:
@@ -252,8 +253,11 @@ class Layer:
         return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
 
 
-def _cutoff(sparsity: float) -> float | None:
-    """Returns how many standard deviations above the mean a neuron must be to live; None where all do."""
+def _cutoff(sparsity: float, dtype: torch.dtype) -> float | None:
+    """Returns how many standard deviations above the mean a neuron must be to live; None where all do.
+
+    Rounded to the model's dtype, as transformers does it.
+    """
     if not sparsity:
         return None
-    return torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).item()
+    return torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).to(dtype).item()

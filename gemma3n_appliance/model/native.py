@@ -24,20 +24,20 @@ def load(
     """Loads the text model, and the towers where ``config`` has any.
 
     Raises:
-        ValueError: weights are missing or misshapen, or the model is none that we compute.
+        ModelLoadError: the model is none that we compute.
+        ValueError: weights are missing or misshapen.
     """
     text_config = config.get_text_config()
     require_supported(text_config)
-    if not config.tie_word_embeddings:
-        raise ValueError("Its output has weights of its own: set ENGINE=reference.")
-    weights = TextWeights(CheckpointFiles(directory), dtype, device)
+    files = CheckpointFiles(directory)
+    weights = TextWeights(files, dtype, device)
     towers.require_complete(weights.lacking(text_config))
     table = PerLayerTable(weights.place(_TABLE))
     encoder, ranges, num_tower_bytes = None, [], 0
     if isinstance(config, Gemma3nConfig):
         from .encoders import Encoders  # imports torchvision, which is known to be there by now
 
-        model = towers.load(directory, config, dtype).to(device)
+        model = towers.load(files, config, dtype).to(device)
         encoder, ranges = Encoders(model, directory), towers.special_ranges(model)
         num_tower_bytes = model.get_memory_footprint()
     decoder = Decoder(text_config, weights, table, TokenEmbedder(weights("embed_tokens.weight"), ranges))
@@ -52,7 +52,7 @@ class TextWeights:
         self._files = files
         self._dtype = dtype
         self._device = device
-        tables = [name for name in files.names if name.endswith(_TABLE)]
+        tables = [name for name in files if name.endswith(_TABLE)]
         towers.require_complete(set() if tables else {_TABLE})
         self._prefix = tables[0].removesuffix(_TABLE)
         self.num_bytes = 0
@@ -64,8 +64,11 @@ class TextWeights:
         return tensor
 
     def place(self, name: str) -> Place:
-        """Returns where a tensor is."""
-        return self._files.place(self._prefix + name)
+        """Returns where a tensor is, which must be there."""
+        place = self._files.place(self._prefix + name)
+        if place is None:
+            raise KeyError(name)
+        return place
 
     def lacking(self, config: Gemma3nTextConfig) -> set[str]:
         """Returns the names of what a model of this shape has, and the files have not."""
@@ -79,8 +82,8 @@ class TextWeights:
         }
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
-        full = self._prefix + name
-        return self._files.place(full).shape if full in self._files.names else None
+        place = self._files.place(self._prefix + name)
+        return place and place.shape
 
 
 def _is_never_read(name: str, num_owning: int) -> bool:

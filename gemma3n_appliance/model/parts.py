@@ -35,12 +35,15 @@ class TextDecoder(Protocol):
         """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
         ...
 
-    def forward(self, embeddings: Embeddings, step: CacheStep, *, is_last: bool = True) -> Tensor | None:
+    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
         """Runs the new tokens and returns the last position's state ``[batch, hidden_size]``.
 
-        Where the prompt goes on (not ``is_last``) nobody will ask for it, and it may be None. The new
-        positions count once the caller commits ``step``.
+        Several tokens at once are those of one slot. They count once the caller commits ``step``.
         """
+        ...
+
+    def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
+        """Does the same for tokens of a prompt that goes on, whose states nobody will ask for."""
         ...
 
     def logits(self, last_state: Tensor) -> Tensor:

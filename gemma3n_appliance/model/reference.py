@@ -76,11 +76,11 @@ class ReferenceDecoder:
         return self._lm_head.weight.dtype
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
-        """See `runner.TextDecoder`."""
+        """See `parts.TextDecoder`."""
         return self._embedder.embed(token_ids)
 
-    def forward(self, embeddings: Embeddings, step: CacheStep, *, is_last: bool = True) -> Tensor | None:
-        """See `runner.TextDecoder`. Runs all layers for all tokens, as transformers does."""
+    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
+        """See `parts.TextDecoder`. Runs all layers for all tokens, as transformers does."""
         ids = torch.tensor(embeddings.token_ids, device=self.device)
         # Those beyond the table are for the towers; transformers gives them row 0.
         in_table = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
@@ -94,8 +94,12 @@ class ReferenceDecoder:
         )
         return output.last_hidden_state[:, -1]
 
+    def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
+        """See `parts.TextDecoder`."""
+        self.forward(embeddings, step)
+
     def logits(self, last_state: Tensor) -> Tensor:
-        """See `runner.TextDecoder`."""
+        """See `parts.TextDecoder`."""
         logits = self._lm_head(last_state).float()
         cap = self.config.final_logit_softcapping
         return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -82,10 +82,12 @@ class SlotRunner:
         with named_when_exhausted("this prompt"):
             embeddings = self._embed_prompt(work, token_ids, start)
             step = self._cache.step([slot], len(token_ids))
-            last_state = self._decoder.forward(embeddings, step, is_last=is_last)
-            step.commit()
-            if not is_last or last_state is None:
+            if not is_last:
+                self._decoder.remember(embeddings, step)
+                step.commit()
                 return None
+            last_state = self._decoder.forward(embeddings, step)
+            step.commit()
             logits = self._decoder.logits(last_state)
             _require_finite(logits)
             return self._choose([slot], logits)[0]

@@ -2,36 +2,35 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration, Gemma3nModel
 
+from .checkpoint_files import CheckpointFiles
 from .embeddings import SpecialRange
 from .kv_cache import FULL
 
 _NOT_OURS = (".language_model.", "lm_head.")
 
 
-def load(directory: Path, config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
+def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
     """Loads all but the text model, which is made as small as transformers lets it be, and thrown away.
 
     Raises:
         ValueError: weights of the towers are missing or misshapen.
     """
+    # Its tables would be read, converted and dropped.
+    weights = {name: files.read(name) for name in files if not _is_text(name)}
     model, loading = Gemma3nForConditionalGeneration.from_pretrained(
-        directory,
+        None,
         config=_with_a_tiny_text_model(config),
+        state_dict=weights,
         dtype=dtype,
-        ignore_mismatched_sizes=True,
-        local_files_only=True,
-        use_safetensors=True,
         output_loading_info=True,
     )
-    require_complete(
-        {str(key) for key in loading["missing_keys"] | loading["mismatched_keys"] if not _is_text(str(key))}
-    )
+    lacking = {str(key) for key in loading["missing_keys"] | loading["mismatched_keys"]}
+    require_complete({key for key in lacking if not _is_text(key)})
     towers = model.model
     del towers.language_model
     towers.config = config

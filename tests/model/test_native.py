@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
+from gemma3n_appliance.errors import EngineError, ModelLoadError
 from gemma3n_appliance.model import native
 from gemma3n_appliance.model.checkpoint_files import CheckpointFiles
 from gemma3n_appliance.model.kv_cache import KVCache
+from gemma3n_appliance.model.layer import Layer
 from gemma3n_appliance.model.per_layer_table import PerLayerTable
 from gemma3n_appliance.model.runner import SlotRunner
 
@@ -40,12 +43,13 @@ def test_a_checkpoint_in_several_files_is_the_same(text_model, text_dir, tmp_pat
         ({"attention_bias": True}, "attention_bias"),
         ({"altup_active_idx": 1}, "altup_active_idx"),
         ({"hidden_activation": "silu"}, "hidden_activation"),
-        ({"tie_word_embeddings": False}, "ENGINE=reference"),
+        ({"altup_num_inputs": 3}, "altup_num_inputs"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
     ],
 )
 def test_what_it_would_compute_wrongly_is_refused(text_model, text_dir, change, named):
     config = type(text_model.config)(**(text_model.config.to_dict() | change))
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ModelLoadError, match=rf"{named}.* Set ENGINE=reference"):
         native.load(text_dir, config, torch.float32, CPU)
 
 
@@ -84,3 +88,71 @@ def test_a_file_that_the_index_names_and_nobody_brought_is_missed(text_model, tm
     (tmp_path / min(index["weight_map"].values())).unlink()
     with pytest.raises(OSError, match="model-00001"):
         native.load(tmp_path, text_model.config, torch.float32, CPU)
+
+
+def test_one_file_counts_more_than_an_index_left_beside_it(text_model, text_dir, tmp_path):
+    text_model.save_pretrained(tmp_path, max_shard_size="50KB")
+    shutil.copy(text_dir / "model.safetensors", tmp_path)
+    files = CheckpointFiles(tmp_path)
+    assert {files.place(name).file.name for name in files} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        lambda whole: b"",
+        lambda whole: whole[:4],
+        lambda whole: whole[:100],
+        lambda whole: whole[:-1],
+    ],
+)
+def test_a_file_that_is_none_is_named(text_dir, tmp_path, damage):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(damage((text_dir / "model.safetensors").read_bytes()))
+    with pytest.raises(ValueError, match=r"model\.safetensors is no safetensors file, or was cut short"):
+        CheckpointFiles(tmp_path)
+
+
+def test_weights_stored_in_a_way_that_is_not_read_are_named(tmp_path):
+    save_file({"w": torch.ones(2, dtype=torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="F8_E4M3"):
+        CheckpointFiles(tmp_path).read("w")
+
+
+def test_a_table_cut_short_while_it_is_served_ends_a_request(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"table": torch.arange(8.0).view(4, 2)}, file)
+    mapped = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
+    with file.open("r+b") as opened:
+        opened.truncate(70)
+    with pytest.raises(EngineError, match="restart the server"):
+        mapped.rows([3])
+
+
+def test_layers_above_the_last_keys_see_a_prompts_last_token_alone(text_model, text_dir, monkeypatch):
+    parts = native.load(text_dir, text_model.config, torch.float32, CPU)
+    seen: list[tuple[int, int]] = []
+    forward = Layer.forward
+
+    def watched(layer, streams, *rest):
+        seen.append((layer.shape.index, len(streams)))
+        return forward(layer, streams, *rest)
+
+    monkeypatch.setattr(Layer, "forward", watched)
+    runner = SlotRunner(parts, KVCache(text_model.config, 1, 256, CPU, torch.float32))
+    runner.begin(0, GenerationRequest("r", tuple(range(20)), Sampling(0.0), 5))
+    last_owning = text_model.config.num_hidden_layers - text_model.config.num_kv_shared_layers - 1
+    lower, upper = range(last_owning), range(last_owning, text_model.config.num_hidden_layers)
+    assert runner.prefill(0, 15) is None
+    assert seen == [(index, 15) for index in lower]
+    seen.clear()
+    assert runner.prefill(0, 15) is not None
+    assert seen == [*((index, 5) for index in lower), *((index, 1) for index in upper)]
+
+
+def test_prompts_of_two_slots_at_once_are_refused(text_model, text_dir):
+    decoder = native.load(text_dir, text_model.config, torch.float32, CPU).decoder
+    step = KVCache(text_model.config, 2, 256, CPU, torch.float32).step([0, 1], 3)
+    with pytest.raises(ValueError, match="one slot at a time"):
+        decoder.forward(decoder.embed([[1, 2, 3]] * 2), step)
