@@ -39,7 +39,7 @@ class HealthResource:
             status=engine.state.value,
             model=self._names.listed,
             device=model.device if model else None,
-            bytes_left_on_disk=model.num_mapped_bytes if model else None,
+            bytes_left_on_disk=model.num_bytes_left_on_disk if model else None,
             version=__version__,
             queue=Queue(running=engine.num_running, waiting=engine.num_waiting, slots=engine.num_slots),
             tokens_per_s=None if rate is None else round(rate, 1),

@@ -52,8 +52,9 @@ class Runner(Protocol):
 class LoadedModel:
     """A runner and what the engine must know to turn its tokens into text.
 
-    ``pieces`` maps a token id to the bytes it stands for; control tokens stand for none. ``num_mapped_bytes``
-    of the weights are read from their file as they are needed, and held in memory only while there is room.
+    ``pieces`` maps a token id to the bytes it stands for; control tokens stand for none.
+    ``num_bytes_left_on_disk`` of the weights are read from their file as they are needed, and held in memory
+    only while there is room.
     """
 
     runner: Runner
@@ -62,4 +63,4 @@ class LoadedModel:
     device: str
     has_vision: bool = True
     has_audio: bool = True
-    num_mapped_bytes: int = 0
+    num_bytes_left_on_disk: int = 0

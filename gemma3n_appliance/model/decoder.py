@@ -81,26 +81,23 @@ class Decoder:
         """
         if step.num_new == 1:
             tokens = self._tokens(embeddings)
-            return self._gather(self._run(self._layers, self._expand(tokens), tokens, step))
+            streams = self._run(self._layers, self._expand(tokens), tokens, step, self._rotation(step))
+            return self._gather(streams)
         if len(step.slots) > 1:
             raise ValueError("A prompt is read for one slot at a time.")
         tokens = self._tokens(embeddings)
         streams = self._remember(tokens, step)[-1:]
         upper = self._layers[self._num_owning - 1 :]
-        return self._gather(self._run(upper, streams, tokens.last(), step.last()))
+        step = step.last()
+        return self._gather(self._run(upper, streams, tokens.last(), step, self._rotation(step)))
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
         self._remember(self._tokens(embeddings), step)
 
     def logits(self, last_state: Tensor) -> Tensor:
-        """Returns soft-capped float32 logits ``[batch, vocab_size]``.
-
-        Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
-        """
-        logits = functional.linear(last_state, self._embedder.weight).float()
-        cap = self.config.final_logit_softcapping
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        """Returns logits ``[batch, vocab_size]``, before they are capped."""
+        return functional.linear(last_state, self._embedder.weight)
 
     def _tokens(self, embeddings: Embeddings) -> "_Tokens":
         rows = self._table.rows(embeddings.flat_ids).to(self.device, self.dtype)
@@ -109,16 +106,23 @@ class Decoder:
     def _remember(self, tokens: "_Tokens", step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
         *lower, last = self._layers[: self._num_owning]
-        streams = self._run(lower, self._expand(tokens), tokens, step)
-        last.remember(streams, step, self._rotation(step)[last.shape.layer_type])
+        rotation = self._rotation(step)
+        streams = self._run(lower, self._expand(tokens), tokens, step, rotation)
+        last.remember(streams, step, rotation[last.shape.layer_type])
         return streams
 
-    def _run(self, layers: Sequence[Layer], streams: Tensor, tokens: "_Tokens", step: CacheStep) -> Tensor:
+    def _run(
+        self,
+        layers: Sequence[Layer],
+        streams: Tensor,
+        tokens: "_Tokens",
+        step: CacheStep,
+        rotation: dict[str, Rotation],
+    ) -> Tensor:
         if not layers:
             return streams
         start = layers[0].shape.index
         per_layer = self._per_layer_inputs(tokens, start, start + len(layers))
-        rotation = self._rotation(step)
         for number, layer in enumerate(layers):
             streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
         return streams

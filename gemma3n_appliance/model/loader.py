@@ -64,7 +64,7 @@ def load(
             pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
             eos_token_ids=_eos_token_ids(directory, config, tokenizer),
             device=str(torch_device),
-            num_mapped_bytes=parts.num_mapped_bytes,
+            num_bytes_left_on_disk=parts.num_bytes_left_on_disk,
             has_vision=parts.encoder is not None,
             has_audio=parts.encoder is not None,
         )
@@ -75,7 +75,7 @@ def load(
         device=loaded.device,
         dtype=str(parts.decoder.dtype).removeprefix("torch."),
         weights_mb=parts.num_weight_bytes // 2**20,
-        left_on_disk_mb=parts.num_mapped_bytes // 2**20,
+        left_on_disk_mb=parts.num_bytes_left_on_disk // 2**20,
         max_context=loaded.runner.max_context,
         seconds=round(time.monotonic() - started, 1),
     )

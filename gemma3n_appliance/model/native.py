@@ -58,8 +58,8 @@ class TextWeights:
         self.num_bytes = 0
 
     def __call__(self, name: str) -> Tensor:
-        """Returns a copy of a tensor."""
-        tensor = self._files.read(self._prefix + name).to(self._device, self._dtype, copy=True)
+        """Returns a tensor."""
+        tensor = self._files.read(self._prefix + name).to(self._device, self._dtype)
         self.num_bytes += tensor.nbytes
         return tensor
 

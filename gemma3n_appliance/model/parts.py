@@ -47,10 +47,7 @@ class TextDecoder(Protocol):
         ...
 
     def logits(self, last_state: Tensor) -> Tensor:
-        """Returns soft-capped float32 logits ``[batch, vocab_size]``.
-
-        Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
-        """
+        """Returns logits ``[batch, vocab_size]``, before they are capped."""
         ...
 
 
@@ -58,11 +55,11 @@ class TextDecoder(Protocol):
 class Parts:
     """A loaded model. ``encoder`` is None where it is for text alone.
 
-    ``num_weight_bytes`` are in memory; ``num_mapped_bytes`` stay in the checkpoint's file, and in memory only
-    as long as there is room.
+    ``num_weight_bytes`` are in memory; ``num_bytes_left_on_disk`` stay in the checkpoint's file, and in
+    memory only as long as there is room.
     """
 
     decoder: TextDecoder
     encoder: MediaEncoder | None
     num_weight_bytes: int
-    num_mapped_bytes: int = 0
+    num_bytes_left_on_disk: int = 0

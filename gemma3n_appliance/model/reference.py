@@ -100,9 +100,7 @@ class ReferenceDecoder:
 
     def logits(self, last_state: Tensor) -> Tensor:
         """See `parts.TextDecoder`."""
-        logits = self._lm_head(last_state).float()
-        cap = self.config.final_logit_softcapping
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return self._lm_head(last_state)
 
 
 class _TransformersCache:

@@ -88,9 +88,7 @@ class SlotRunner:
                 return None
             last_state = self._decoder.forward(embeddings, step)
             step.commit()
-            logits = self._decoder.logits(last_state)
-            _require_finite(logits)
-            return self._choose([slot], logits)[0]
+            return self._choose([slot], self._logits(last_state))[0]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int]) -> list[int]:
@@ -103,10 +101,7 @@ class SlotRunner:
         with named_when_exhausted("so many requests at once"):
             embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
             step = self._cache.step(slots, 1)
-            last_state = self._decoder.forward(embeddings, step)
-            logits = self._decoder.logits(last_state)
-            _require_finite(logits)
-            chosen = self._choose(slots, logits)
+            chosen = self._choose(slots, self._logits(self._decoder.forward(embeddings, step)))
         step.commit()
         return chosen
 
@@ -135,13 +130,21 @@ class SlotRunner:
             item.splice(embeddings.hidden[0], start, self._encoder)
         return embeddings
 
+    def _logits(self, last_state: Tensor) -> Tensor:
+        """Returns soft-capped float32 logits ``[batch, vocab_size]``.
+
+        Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
+        """
+        logits = self._decoder.logits(last_state).float()
+        cap = self._decoder.config.final_logit_softcapping
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        if not logits.isfinite().all():
+            raise EngineError("The model computed NaN for this request. Check its images and audio.")
+        return logits
+
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
         chosen = self._sample(logits, [self._work[slot].chooser for slot in slots])
         for slot, token_id in zip(slots, chosen, strict=True):
             self._work[slot].last_token = token_id
         return chosen
-
-
-def _require_finite(logits: Tensor) -> None:
-    if not logits.isfinite().all():
-        raise EngineError("The model computed NaN for this request. Check its images and audio.")

@@ -51,7 +51,7 @@ def test_a_checkpoint_loads_with_what_the_engine_needs(load, engine, checkpoint_
     assert (loaded.runner.num_slots, loaded.runner.max_context) == (2, 2048)
     assert loaded.eos_token_ids == set(tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"]))
     assert logs[-1]["event"] == "model loaded"
-    assert (loaded.num_mapped_bytes > 0) == (engine == "native")
+    assert (loaded.num_bytes_left_on_disk > 0) == (engine == "native")
     assert logs[-1]["dtype"] == "float32"
 
 

@@ -33,7 +33,7 @@ def test_a_checkpoint_in_several_files_is_the_same(text_model, text_dir, tmp_pat
     whole, parts = (
         native.load(directory, text_model.config, torch.float32, CPU) for directory in (text_dir, tmp_path)
     )
-    assert parts.num_mapped_bytes == whole.num_mapped_bytes
+    assert parts.num_bytes_left_on_disk == whole.num_bytes_left_on_disk
     assert _first_token(parts) == _first_token(whole)
 
 
@@ -68,18 +68,18 @@ def test_a_table_is_read_from_its_file_and_takes_no_memory_of_its_own(tmp_path, 
     del table
 
     at_first = _anonymous_bytes()
-    mapped = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
+    on_disk = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
     for start in range(0, 4096, 16):
-        mapped.rows(range(start, start + 16))
-    assert mapped.num_bytes == num_bytes
-    assert torch.equal(mapped.rows(rows.tolist()), expected)
+        on_disk.rows(range(start, start + 16))
+    assert on_disk.num_bytes == num_bytes
+    assert torch.equal(on_disk.rows(rows.tolist()), expected)
     assert _anonymous_bytes() - at_first < 0.1 * num_bytes
 
 
 def test_ids_beyond_the_table_mean_its_first_row(tmp_path):
     save_file({"table": torch.arange(8.0).view(4, 2)}, tmp_path / "model.safetensors")
-    mapped = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
-    assert mapped.rows([3, 4, 100]).tolist() == [[6.0, 7.0], [0.0, 1.0], [0.0, 1.0]]
+    on_disk = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
+    assert on_disk.rows([3, 4, 100]).tolist() == [[6.0, 7.0], [0.0, 1.0], [0.0, 1.0]]
 
 
 def test_a_file_that_the_index_names_and_nobody_brought_is_missed(text_model, tmp_path):
@@ -123,11 +123,11 @@ def test_weights_stored_in_a_way_that_is_not_read_are_named(tmp_path):
 def test_a_table_cut_short_while_it_is_served_ends_a_request(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"table": torch.arange(8.0).view(4, 2)}, file)
-    mapped = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
+    on_disk = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
     with file.open("r+b") as opened:
         opened.truncate(70)
     with pytest.raises(EngineError, match="restart the server"):
-        mapped.rows([3])
+        on_disk.rows([3])
 
 
 def test_layers_above_the_last_keys_see_a_prompts_last_token_alone(text_model, text_dir, monkeypatch):
