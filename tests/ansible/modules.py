@@ -23,6 +23,10 @@ class AnsibleModule:
     def exit_json(self, **told: object) -> None:
         AnsibleModule.told = told
 
+    def fail_json(self, msg: str) -> None:
+        AnsibleModule.told = {"failure": msg}
+        sys.exit(1)
+
 
 def load(monkeypatch: pytest.MonkeyPatch, path: str) -> ModuleType:
     basic = ModuleType("ansible.module_utils.basic")

@@ -44,6 +44,9 @@ def test_secrets_are_not_logged(role):
                 content = str(inner.get("ansible.builtin.copy", {}))
                 if "_token" in content or "_certificate }}" in content:
                     assert inner.get("no_log") is True, inner["name"]
+    known = yaml.safe_load((role / "vars/main.yml").read_text())
+    for file in known.get("gemma3n_service_configuration", []):
+        assert "_token" not in file.get("content", "")
 
 
 def test_the_models_defaults_are_the_settings_own():

@@ -1,0 +1,94 @@
+import os
+
+import pytest
+
+from tests.ansible.modules import AnsibleModule, load
+
+
+@pytest.fixture
+def module(monkeypatch):
+    module = load(monkeypatch, "library/gemma3n_files.py")
+    monkeypatch.setattr(module, "ROOT", os.getuid())
+    return module
+
+
+def run(module, *files, check_mode=False):
+    unset = {"content": None, "secret": None, "copy_of": None, "wanted": True}
+    AnsibleModule.params = {"files": [unset | file for file in files]}
+    AnsibleModule.check_mode = check_mode
+    module.main()
+    return AnsibleModule.told
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One of each kind; the command is to be copied, the last is to go."""
+    (tmp_path / "source").write_text("#!/bin/sh\n")
+    (tmp_path / "source").chmod(0o755)
+    (tmp_path / "old").write_text("old")
+    return [
+        {"path": str(tmp_path / "folder/settings"), "content": "A=1\n"},
+        {"path": str(tmp_path / "token"), "secret": "hf_secret"},
+        {"path": str(tmp_path / "command"), "copy_of": str(tmp_path / "source")},
+        {"path": str(tmp_path / "old"), "content": "old", "wanted": False},
+    ]
+
+
+def test_files_come_and_go_and_then_stay(module, files, tmp_path):
+    paths = [file["path"] for file in files]
+    assert run(module, *files, check_mode=True)["paths"] == paths
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "source"]
+
+    assert run(module, *files)["paths"] == paths
+    found = {path.name: (path.read_text(), mode(path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {
+        "source": ("#!/bin/sh\n", 0o755),
+        "settings": ("A=1\n", 0o644),
+        "token": ("hf_secret", 0o600),
+        "command": ("#!/bin/sh\n", 0o755),
+    }
+    again = run(module, *files)
+    assert (again["changed"], again["paths"], again["diff"]) == (False, [], [])
+
+
+def test_a_change_is_shown_but_for_secrets(module, tmp_path):
+    settings, token = tmp_path / "settings", tmp_path / "token"
+    settings.write_text("A=1\n")
+    token.write_text("hf_old")
+    told = run(module, {"path": str(settings), "content": "A=2\n"}, {"path": str(token), "secret": "hf_new"})
+    assert [(shown["before"], shown["after"]) for shown in told["diff"]] == [
+        ("A=1\n", "A=2\n"),
+        (module.NOT_SHOWN, module.NOT_SHOWN),
+    ]
+    assert "hf_" not in str(told)
+
+
+@pytest.mark.parametrize("spoil", ["mode", "link", "owner"])
+def test_more_than_the_content_counts(module, monkeypatch, tmp_path, spoil):
+    settings, elsewhere = tmp_path / "settings", tmp_path / "elsewhere"
+    file = {"path": str(settings), "content": "A=1\n"}
+    run(module, file)
+    if spoil == "mode":
+        settings.chmod(0o666)
+    elif spoil == "link":
+        settings.rename(elsewhere)
+        settings.symlink_to(elsewhere)
+    else:
+        monkeypatch.setattr(module, "ROOT", os.getuid() + 1)
+        assert run(module, file, check_mode=True)["changed"]
+        return
+    assert run(module, file)["changed"]
+    assert (settings.is_symlink(), mode(settings)) == (False, 0o644)
+    assert not run(module, file)["changed"]
+
+
+def test_a_file_that_cannot_be_written_is_named(module, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit):
+        run(module, {"path": str(tmp_path / "folder"), "content": ""})
+    assert str(tmp_path / "folder") in AnsibleModule.told["failure"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
