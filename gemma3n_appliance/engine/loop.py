@@ -82,8 +82,8 @@ class Loop:
             self._fail(sequence, ShuttingDownError())
 
     def _step(self) -> None:
-        while (admitted := self._scheduler.admit()) is not None:
-            self._begin(*admitted)
+        while (waiting := self._scheduler.next_waiting()) is not None:
+            self._begin(*waiting)
         if (next_prefill := self._scheduler.next_prefill()) is not None:
             self._prefill(*next_prefill)
         if self._scheduler.decoding:
@@ -92,12 +92,15 @@ class Loop:
             for start in range(0, len(running), limit):
                 self._decode(running[start : start + limit])
 
-    def _begin(self, slot: int, sequence: Sequence) -> None:
+    def _begin(self, free: list[int], sequence: Sequence) -> None:
         sequence.admitted_s = time.monotonic()
         try:
-            self._runner.begin(slot, sequence.request)
+            admission = self._runner.begin(free, sequence.request)
         except Exception as error:  # whatever it is, it is this request's alone
             self._fail(sequence, error)
+            return
+        sequence.num_cached_tokens = admission.num_cached_tokens
+        self._scheduler.admit(admission.slot)
 
     def _prefill(self, slot: int, sequence: Sequence) -> None:
         try:

@@ -10,11 +10,20 @@ from typing import Protocol
 from .request import GenerationRequest
 
 
+@dataclass(frozen=True)
+class Admission:
+    """The slot that a request was given, and how many of its prompt's tokens need not be read again."""
+
+    slot: int
+    num_cached_tokens: int = 0
+
+
 class Runner(Protocol):
     """Computes tokens over a fixed number of slots.
 
     A slot goes ``begin`` → ``prefill`` until it gives the first token → ``decode`` any number of times →
-    ``release``. ``release`` is valid at any moment after ``begin``, also after an error.
+    ``release``. ``release`` is valid at any moment after ``begin``, also after an error in one of the others;
+    after an error in ``begin`` there is nothing to release.
     An exception that names one slot's work (``begin``, ``prefill``) leaves the other slots as they are.
     """
 
@@ -28,8 +37,8 @@ class Runner(Protocol):
         """Prompt and completion tokens that one slot can hold."""
         ...
 
-    def begin(self, slot: int, request: GenerationRequest) -> None:
-        """Takes a free slot for a request."""
+    def begin(self, free: Sequence[int], request: GenerationRequest) -> Admission:
+        """Takes one of the free slots for a request, that which has most of its prompt."""
         ...
 
     def prefill(self, slot: int, max_tokens: int) -> int | None:

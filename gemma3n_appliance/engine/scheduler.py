@@ -29,13 +29,14 @@ class Scheduler:
         """Puts a sequence at the end of the line."""
         self.waiting.append(sequence)
 
-    def admit(self) -> tuple[int, Sequence] | None:
-        """Gives the first in line a free slot, if there are both."""
-        free = next((slot for slot in range(self.num_slots) if self._is_free(slot)), None)
-        if free is None or not self.waiting:
-            return None
-        sequence = self.prefilling[free] = self.waiting.popleft()
-        return free, sequence
+    def next_waiting(self) -> tuple[list[int], Sequence] | None:
+        """The first in line, with the slots it may have; None if nobody waits or no slot is free."""
+        free = [slot for slot in range(self.num_slots) if self._is_free(slot)]
+        return (free, self.waiting[0]) if free and self.waiting else None
+
+    def admit(self, slot: int) -> None:
+        """Gives the first in line a free slot."""
+        self.prefilling[slot] = self.waiting.popleft()
 
     def next_prefill(self) -> tuple[int, Sequence] | None:
         """The sequence whose prompt is read next: the one that has a slot longest."""

@@ -19,6 +19,7 @@ class Sequence:
         self.request = request
         self.sink = sink
         self.admitted_s = 0.0
+        self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.is_finished = False
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else model.eos_token_ids
@@ -39,7 +40,7 @@ class Sequence:
         return [*self._started(is_first), *self._delta(text), *self._finished(is_eos)]
 
     def _started(self, is_first: bool) -> list[Event]:
-        return [Started(len(self.request.token_ids))] if is_first else []
+        return [Started(len(self.request.token_ids), self.num_cached_tokens)] if is_first else []
 
     def _delta(self, text: str) -> list[Event]:
         return [TextDelta(text, self.num_completion_tokens)] if text else []

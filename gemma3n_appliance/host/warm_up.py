@@ -63,14 +63,14 @@ def _body(media: list[Part]) -> ChatCompletionRequest:
 def _answer(runner: Runner, request: GenerationRequest, prefill_chunk: int, pulse: Pulse) -> None:
     """Two tokens: one that ends the prefill, and one of a decode step."""
     pulse.beat()
-    runner.begin(0, request)
+    slot = runner.begin(range(runner.num_slots), request).slot
     try:
-        while runner.prefill(0, prefill_chunk) is None:
+        while runner.prefill(slot, prefill_chunk) is None:
             pulse.beat()
         pulse.beat()
-        runner.decode([0])
+        runner.decode([slot])
     finally:
-        runner.release(0)
+        runner.release(slot)
 
 
 def _png() -> str:

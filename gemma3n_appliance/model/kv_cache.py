@@ -82,6 +82,11 @@ class KVCache:
         for layer in self.layers:
             layer[slot].zero_()
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Gives one slot the first positions of another."""
+        for layer in self.layers:
+            layer[target, :length] = layer[source, :length]
+
     def step(self, slots: Sequence[int], num_new: int) -> "CacheStep":
         """Returns a view for one forward pass over ``num_new`` further positions of each of ``slots``."""
         starts = tuple(self.lengths[slot] for slot in slots)
@@ -154,10 +159,10 @@ class CacheStep:
         """Writes ``[batch * num_new, 2, kv_heads, head_dim]`` to the layer that owns them."""
         layer = self.cache.layers[owner]
         if len(self.slots) == 1:
-            layer[self.slots[0], self.starts[0] : self.longest] = keys_and_values
+            layer[self.slots[0], self.starts[0] : self.longest].copy_(keys_and_values)
         else:
             new = keys_and_values.view(len(self.slots), self.num_new, *keys_and_values.shape[1:])
-            layer[self._rows[:, None], self.positions] = new
+            layer.index_put_((self._rows[:, None], self.positions), new)
 
     def read(self, owner: int, span: Span) -> tuple[Tensor, Tensor]:
         """Returns keys and values, each ``[batch, kv_heads, span, head_dim]``.

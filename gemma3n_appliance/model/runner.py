@@ -1,18 +1,22 @@
 """Runs a text model over slots: prompts in chunks, then one token after the other, for all slots at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..engine.request import GenerationRequest
+from ..engine.runner import Admission
 from ..errors import ContextLengthError, EngineError, InvalidRequestError
 from . import soft_tokens
 from .embeddings import Embeddings
 from .kv_cache import KVCache
+from .media_cache import MediaCache
 from .memory import named_when_exhausted
 from .parts import Parts
+from .prefix_cache import PrefixCache
 from .sampler import Chooser, Sample, sample
 
 
@@ -24,6 +28,7 @@ class _Work:
     media: list[soft_tokens.SoftTokens]
     chooser: Chooser
     last_token: int = -1
+    has_failed: bool = False
 
 
 class SlotRunner:
@@ -38,7 +43,9 @@ class SlotRunner:
         """``sample`` can be replaced to look at logits."""
         self._decoder = parts.decoder
         self._encoder = parts.encoder
+        self._media = MediaCache(parts.encoder) if parts.encoder else None
         self._cache = cache
+        self._prefixes = PrefixCache(cache)
         self._sample = sample
         self._work: dict[int, _Work] = {}
 
@@ -53,8 +60,10 @@ class SlotRunner:
         return self._cache.max_context
 
     @torch.inference_mode()
-    def begin(self, slot: int, request: GenerationRequest) -> None:
+    def begin(self, free: Sequence[int], request: GenerationRequest) -> Admission:
         """Takes a slot and all the cache the request can come to need, so that it cannot fail midway for it.
+
+        Of what is in the slots, the request keeps what its prompt begins with.
 
         Raises:
             InvalidRequestError: ids out of the vocabulary, or media that do not fit the prompt.
@@ -65,7 +74,9 @@ class SlotRunner:
         media = soft_tokens.place(request.token_ids, request.media, self._encoder) if self._encoder else []
         with named_when_exhausted("this request's context"):
             self._cache.reserve(len(request.token_ids) + request.max_tokens)
+        slot, num_cached = self._prefixes.take(free, soft_tokens.ids(request.token_ids, media))
         self._work[slot] = _Work(request, media, Chooser.of(request.sampling))
+        return Admission(slot, num_cached)
 
     @torch.inference_mode()
     def prefill(self, slot: int, max_tokens: int) -> int | None:
@@ -79,7 +90,7 @@ class SlotRunner:
         start = self._cache.lengths[slot]
         token_ids = work.request.token_ids[start : start + max_tokens]
         is_last = start + len(token_ids) == len(work.request.token_ids)
-        with named_when_exhausted("this prompt"):
+        with self._noting_failure([slot]), named_when_exhausted("this prompt"):
             embeddings = self._embed_prompt(work, token_ids, start)
             step = self._cache.step([slot], len(token_ids))
             if not is_last:
@@ -98,18 +109,32 @@ class SlotRunner:
             InsufficientMemoryError: the step does not fit.
             EngineError: the model computed no numbers for one of the slots.
         """
-        with named_when_exhausted("so many requests at once"):
-            embeddings = self._decoder.embed([[self._work[slot].last_token] for slot in slots])
+        last_tokens = [self._work[slot].last_token for slot in slots]
+        with self._noting_failure(slots), named_when_exhausted("so many requests at once"):
+            embeddings = self._decoder.embed([[token_id] for token_id in last_tokens])
             step = self._cache.step(slots, 1)
             chosen = self._choose(slots, self._logits(self._decoder.forward(embeddings, step)))
+        for slot, token_id in zip(slots, last_tokens, strict=True):
+            self._prefixes.append(slot, token_id)
         step.commit()
         return chosen
 
     @torch.inference_mode()
     def release(self, slot: int) -> None:
-        """See `Runner`."""
-        self._work.pop(slot, None)
-        self._cache.clear(slot)
+        """See `Runner`. What the slot has computed stays, for prompts that begin alike."""
+        work = self._work.pop(slot, None)
+        if work is not None and work.has_failed:
+            self._cache.clear(slot)
+
+    @contextmanager
+    def _noting_failure(self, slots: Sequence[int]) -> Iterator[None]:
+        """A slot whose own step fails may hold NaN; one whose batch fails is tried again alone."""
+        try:
+            yield
+        except BaseException:
+            if len(slots) == 1:
+                self._work[slots[0]].has_failed = True
+            raise
 
     def _check(self, request: GenerationRequest) -> None:
         # On CUDA an index outside its table does not raise: it ends every request of the process.
@@ -127,7 +152,7 @@ class SlotRunner:
     def _embed_prompt(self, work: _Work, token_ids: Sequence[int], start: int) -> Embeddings:
         embeddings = self._decoder.embed([token_ids])
         for item in work.media:
-            item.splice(embeddings.hidden[0], start, self._encoder)
+            item.splice(embeddings.hidden[0], start, self._media.features)
         return embeddings
 
     def _logits(self, last_state: Tensor) -> Tensor:

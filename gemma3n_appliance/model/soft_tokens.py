@@ -1,13 +1,16 @@
 """Where in a prompt the soft tokens of its pictures and clips go."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
-from ..engine.request import Media
+from ..engine.request import Image, Media
 from ..errors import InvalidRequestError
 
 
@@ -40,16 +43,32 @@ class SoftTokens:
     positions: list[int]
     _features: Tensor | None = field(default=None, repr=False)
 
-    def splice(self, hidden: Tensor, start: int, encoder: MediaEncoder) -> None:
+    @cached_property
+    def digest(self) -> bytes:
+        """What it is known by."""
+        media = self.media
+        kind = f"{media.width}x{media.height}" if isinstance(media, Image) else "audio"
+        content = media.rgb if isinstance(media, Image) else media.samples
+        return hashlib.blake2b(content, key=kind.encode()).digest()
+
+    def splice(self, hidden: Tensor, start: int, encode: Callable[["SoftTokens"], Tensor]) -> None:
         """Overwrites its share of ``hidden``, ``[num_new, hidden_size]``, the prompt from ``start`` on."""
         end = start + len(hidden)
         share = [(i, position) for i, position in enumerate(self.positions) if start <= position < end]
         if not share:
             return
         if self._features is None:
-            self._features = encoder.encode(self.media)
+            self._features = encode(self)
         sources, targets = zip(*share, strict=True)
         hidden[[target - start for target in targets]] = self._features[list(sources)].to(hidden.dtype)
+
+
+def ids(token_ids: Sequence[int], media: Sequence[SoftTokens]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Returns what tells prompts apart: their ids, and below zero one for each picture and clip."""
+    told_apart = np.array(token_ids, dtype=np.int64)
+    for item in media:
+        told_apart[item.positions] = -1 - int.from_bytes(item.digest[:7], "big")
+    return told_apart
 
 
 def place(token_ids: Sequence[int], media: Sequence[Media], encoder: MediaEncoder) -> list[SoftTokens]:

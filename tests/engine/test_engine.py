@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gemma3n_appliance.engine.engine import EngineState
+from gemma3n_appliance.engine.events import Started
 from gemma3n_appliance.errors import ContextLengthError, OverloadedError
 from tests.fakes.runner import FakeRunner, request
 
@@ -17,6 +18,14 @@ def test_an_answer_comes_as_text():
             assert await Client(engine, b"Hi").text() == "Grüß dich."
 
     asyncio.run(scene())
+
+
+def test_what_the_runner_had_of_a_prompt_is_told():
+    async def scene():
+        async with started(FakeRunner(num_cached_tokens=1)) as engine:
+            return [event async for event in engine.generate(request(b"Hi"))]
+
+    assert asyncio.run(scene())[0] == Started(2, 1)
 
 
 def test_two_requests_decode_in_one_batch_and_a_third_waits_for_a_slot():

@@ -17,8 +17,10 @@ def line_up(num_slots: int, names: str) -> tuple[Scheduler, dict[str, Sequence]]
 
 def admitted(scheduler: Scheduler) -> str:
     names = ""
-    while (place := scheduler.admit()) is not None:
-        names += place[1].request.request_id
+    while (waiting := scheduler.next_waiting()) is not None:
+        free, sequence = waiting
+        scheduler.admit(free[0])
+        names += sequence.request.request_id
     return names
 
 

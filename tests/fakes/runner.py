@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
-from gemma3n_appliance.engine.runner import LoadedModel
+from gemma3n_appliance.engine.runner import Admission, LoadedModel
 
 EOS = 256
 PIECES = [bytes([byte]) for byte in range(256)] + [b""]
@@ -67,6 +67,7 @@ class FakeRunner:
     answer: bytes = b"Hello."
     num_slots: int = 2
     max_context: int = 100
+    num_cached_tokens: int = 0
     calls: list[Call] = field(default_factory=list)
     gates: dict[str, Gate] = field(
         default_factory=lambda: {name: Gate() for name in ("begin", "prefill", "decode", "release")}
@@ -93,11 +94,16 @@ class FakeRunner:
     def busy_slots(self) -> set[int]:
         return set(self._slots)
 
-    def begin(self, slot: int, request: GenerationRequest) -> None:
-        assert slot not in self._slots, "the slot is taken"
-        assert 0 <= slot < self.num_slots
+    def begin(self, free: Sequence[int], request: GenerationRequest) -> Admission:
+        assert set(free) == {*range(self.num_slots)} - {*self._slots}, "not the free slots"
+        slot = free[0]
         self._slots[slot] = Slot(request, [*self.answers.get(bytes(request.token_ids), self.answer)])
-        self._enter("begin", [slot], slot)
+        try:
+            self._enter("begin", [slot], slot)
+        except BaseException:
+            del self._slots[slot]
+            raise
+        return Admission(slot, self.num_cached_tokens)
 
     def prefill(self, slot: int, max_tokens: int) -> int | None:
         work = self._slots[slot]

@@ -145,6 +145,7 @@ class Probe:
 
     def __init__(self, parts: Parts, num_slots: int = 4) -> None:
         self.decoder = decoder = parts.decoder
+        self.encoder = parts.encoder
         self.cache = KVCache(decoder.config, num_slots, 1024, decoder.device, decoder.dtype)
         self.runner = SlotRunner(parts, self.cache, sample=self._sample)
         self.logits = torch.empty(0)
@@ -162,7 +163,7 @@ class Probe:
         media: tuple[Media, ...] = (),
     ) -> int:
         """Prefills a prompt in chunks and returns its first token."""
-        self.runner.begin(slot, GenerationRequest("r", tuple(token_ids), sampling, 200, media))
+        self.runner.begin([slot], GenerationRequest("r", tuple(token_ids), sampling, 200, media))
         while (token := self.runner.prefill(slot, chunk)) is None:
             pass
         return token

@@ -76,7 +76,7 @@ def test_a_request_that_memory_cannot_hold_is_refused_and_others_go_on(
 
     monkeypatch.setattr(probe.cache, "_grow", fails_at_the_second_layer)
     with pytest.raises(InsufficientMemoryError, match="max_tokens"):
-        probe.runner.begin(1, GenerationRequest("big", tuple(prompt(2, 500)), Sampling(0.0), 100))
+        probe.runner.begin([1], GenerationRequest("big", tuple(prompt(2, 500)), Sampling(0.0), 100))
     assert calls == [0, 1]
     probe.runner.decode([0])
     survivor = probe.logits

@@ -31,7 +31,7 @@ def load(engine):
 
 
 def greedy(runner, token_ids, media=(), num_tokens=5):
-    runner.begin(0, GenerationRequest("r", tuple(token_ids), Sampling(0.0), num_tokens, media))
+    runner.begin([0], GenerationRequest("r", tuple(token_ids), Sampling(0.0), num_tokens, media))
     tokens = [runner.prefill(0, 1024)]
     while len(tokens) < num_tokens:
         tokens += runner.decode([0])

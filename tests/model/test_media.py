@@ -81,6 +81,32 @@ def test_what_a_picture_shows_reaches_the_logits(multimodal_probe, processor):
     assert (one - multimodal_probe.logits).norm() / one.norm() > 1e-3
 
 
+def test_a_picture_that_is_still_there_is_neither_encoded_nor_read_again(
+    multimodal_probe, multimodal_model, processor, assert_close, monkeypatch
+):
+    text = f"see {IMAGE} hear and see {IMAGE} this"
+    one, two, three = (picture(seed, 50, 50) for seed in (1, 2, 3))
+    encoded = []
+    encode = multimodal_probe.encoder.encode
+    monkeypatch.setattr(multimodal_probe.encoder, "encode", lambda item: encoded.append(item) or encode(item))
+
+    for media, newly_encoded in [((one, two), [one, two]), ((one, three), [three]), ((two, one), [])]:
+        images = [_as_transformers_takes_it(item) for item in media]
+        inputs = processor(text=[text], images=images, return_tensors="pt")
+        inputs.pop("token_type_ids")
+        token_ids = inputs["input_ids"][0].tolist()
+        admission = multimodal_probe.runner.begin(
+            [0], GenerationRequest("r", tuple(token_ids), GREEDY, 1, media)
+        )
+        assert (admission.num_cached_tokens >= PICTURE) == (media == (one, three))
+        while multimodal_probe.runner.prefill(0, 100) is None:
+            pass
+        multimodal_probe.runner.release(0)
+        assert_close(multimodal_probe.logits[0], reference(multimodal_model, inputs))
+        assert encoded == newly_encoded
+        encoded.clear()
+
+
 def test_ids_of_the_vision_and_audio_ranges_are_embedded_by_their_own_tables(
     multimodal_probe, multimodal_model, tokenizer, assert_close
 ):
@@ -101,7 +127,7 @@ def test_a_clip_shorter_than_a_frame_is_heard_as_silence_follows_it(encoder, mil
 
 def _refusal(probe, token_ids, media) -> str:
     with pytest.raises(InvalidRequestError) as refused:
-        probe.runner.begin(0, GenerationRequest("r", tuple(token_ids), GREEDY, 1, media))
+        probe.runner.begin([0], GenerationRequest("r", tuple(token_ids), GREEDY, 1, media))
     return refused.value.message
 
 

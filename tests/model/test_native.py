@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def _first_token(parts) -> int | None:
     runner = SlotRunner(parts, KVCache(parts.decoder.config, 1, 256, CPU, torch.float32))
-    runner.begin(0, GenerationRequest("r", (2, 20, 21, 22), Sampling(0.0), 5))
+    runner.begin([0], GenerationRequest("r", (2, 20, 21, 22), Sampling(0.0), 5))
     return runner.prefill(0, 1024)
 
 
@@ -141,7 +141,7 @@ def test_layers_above_the_last_keys_see_a_prompts_last_token_alone(text_model, t
 
     monkeypatch.setattr(Layer, "forward", watched)
     runner = SlotRunner(parts, KVCache(text_model.config, 1, 256, CPU, torch.float32))
-    runner.begin(0, GenerationRequest("r", tuple(range(20)), Sampling(0.0), 5))
+    runner.begin([0], GenerationRequest("r", tuple(range(20)), Sampling(0.0), 5))
     last_owning = text_model.config.num_hidden_layers - text_model.config.num_kv_shared_layers - 1
     lower, upper = range(last_owning), range(last_owning, text_model.config.num_hidden_layers)
     assert runner.prefill(0, 15) is None

@@ -77,7 +77,7 @@ def test_a_slot_remembers_nothing_of_its_last_tenant(probe, text_model, prompt, 
 
 
 def test_a_slot_released_in_mid_prefill_can_be_used_again(probe, text_model, prompt, assert_close):
-    probe.runner.begin(0, GenerationRequest("r", tuple(prompt(9, 40)), GREEDY, 10))
+    probe.runner.begin([0], GenerationRequest("r", tuple(prompt(9, 40)), GREEDY, 10))
     assert probe.runner.prefill(0, 16) is None
     probe.runner.release(0)
     token_ids = prompt(10, 30)
@@ -135,12 +135,12 @@ def test_without_a_seed_tokens_differ_from_run_to_run(probe, prompt):
 @pytest.mark.parametrize("token_ids", [(), (-1,), (1, 300)])
 def test_a_prompt_with_ids_out_of_the_vocabulary_is_refused(probe, token_ids):
     with pytest.raises(InvalidRequestError, match="0 to 299"):
-        probe.runner.begin(0, GenerationRequest("r", token_ids, GREEDY, 1))
+        probe.runner.begin([0], GenerationRequest("r", token_ids, GREEDY, 1))
 
 
 def test_a_request_beyond_the_context_is_refused(probe):
     with pytest.raises(ContextLengthError, match="1025 tokens"):
-        probe.runner.begin(0, GenerationRequest("r", (1,) * 1000, GREEDY, 25))
+        probe.runner.begin([0], GenerationRequest("r", (1,) * 1000, GREEDY, 25))
 
 
 def scaled(embed, factor):

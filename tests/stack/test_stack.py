@@ -34,7 +34,27 @@ def test_plain_and_streamed_answers_are_the_same(client: openai.OpenAI):
     )
     text = "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
     assert plain.choices[0].message.content == text
-    assert plain.usage == stream[-1].usage
+    told = stream[-1].usage
+    assert (plain.usage.prompt_tokens, plain.usage.completion_tokens) == (
+        told.prompt_tokens,
+        told.completion_tokens,
+    )
+
+
+def test_the_next_turn_of_a_chat_reads_only_what_is_new(client: openai.OpenAI):
+    def ask(messages: list[dict[str, str]]) -> openai.types.chat.ChatCompletion:
+        return client.chat.completions.create(model="gemma3n", messages=messages, max_tokens=8, temperature=0)
+
+    chat = [{"role": "user", "content": "what is this picture? " * 20}]
+    first = ask(chat)
+    chat += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "hello there"},
+    ]
+    again = ask(chat)
+    assert first.usage.prompt_tokens_details.cached_tokens < 50
+    cached = again.usage.prompt_tokens_details.cached_tokens
+    assert first.usage.prompt_tokens <= cached < again.usage.prompt_tokens
 
 
 def test_a_picture_and_a_clip_go_through_the_encoders(client: openai.OpenAI):
