@@ -42,10 +42,9 @@ class Decoder:
             for shape in shapes(config)
         ]
         self._num_owning = config.num_hidden_layers - config.num_kv_shared_layers
-        self._frequencies = {
-            kind: self._frequency_table(config.rope_parameters[kind]["rope_theta"])
-            for kind in set(config.layer_types)
-        }
+        self._kinds = sorted(set(config.layer_types))
+        self._frequencies = self._frequency_table()
+        self._heads = {kind: self._heads_of(row) for row, kind in enumerate(self._kinds)}
         others = range(NUM_STREAMS - 1)
         self._streams = torch.cat([read(f"altup_projections.{i}.weight") for i in others])
         # [3, hidden_size (in), hidden_size (out)]
@@ -136,16 +135,19 @@ class Decoder:
         return torch.add(self._per_layer_norm(projected), rows, alpha=math.sqrt(width) * HALF_POWER)
 
     def _expand(self, tokens: "_Tokens") -> Tensor:
-        """Returns ``[num_tokens, 4, hidden_size]``: the embedding, and three projections as long as it."""
+        """Returns ``[num_tokens, 5, hidden_size]``: the embedding, and three projections as long as it.
+
+        The last row is any that is finite: the first layer overwrites it.
+        """
         hidden = tokens.hidden
         projected = functional.linear(hidden, self._streams).view(len(hidden), NUM_STREAMS - 1, -1)
         scaled = projected * (_length(hidden)[:, None] / self._clamped_length(projected))
-        return torch.cat([hidden[:, None], scaled], dim=1)
+        return torch.cat([hidden[:, None], scaled, hidden[:, None]], dim=1)
 
     def _gather(self, streams: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]``: the mean of the streams, made as long as the first."""
         first = streams[:, 0]
-        others = torch.bmm(streams[:, 1:].transpose(0, 1), self._unembed)
+        others = torch.bmm(streams[:, 1:NUM_STREAMS].transpose(0, 1), self._unembed)
         others = others * (_length(first) / self._clamped_length(others))
         return self._norm((first + others.sum(dim=0)) / NUM_STREAMS)
 
@@ -153,20 +155,30 @@ class Decoder:
         return _length(x).clamp(min=math.sqrt(_SMALLEST_MEAN_SQUARE * self.config.hidden_size))
 
     def _rotation(self, step: CacheStep) -> dict[str, Rotation]:
-        """Returns cosines, and sines signed for a roll by half, ``[num_tokens, 1, head_dim]``."""
-        positions = step.positions.flatten()[:, None, None].float()
-        rotations = {}
-        for kind, frequencies in self._frequencies.items():
-            angles = positions * frequencies
-            cosines, sines = angles.cos(), angles.sin()
-            tables = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
-            rotations[kind] = tables[0].to(self.dtype), tables[1].to(self.dtype)
-        return rotations
+        """Returns cosines, and sines signed for a roll by half, by layer type.
 
-    def _frequency_table(self, base: float) -> Tensor:
-        """Returns float32 ``[head_dim / 2]``, on the device."""
+        Each is ``[num_tokens, heads, head_dim]``.
+        """
+        angles = step.positions.flatten()[:, None, None] * self._frequencies
+        tables = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        return {
+            kind: (tables[0].index_select(1, heads), tables[1].index_select(1, heads))
+            for kind, heads in self._heads.items()
+        }
+
+    def _frequency_table(self) -> Tensor:
+        """Returns float32 ``[kinds + 1, head_dim]``; the last row is for values, which are not turned."""
         exponents = torch.arange(0, self.config.head_dim, 2).float() / self.config.head_dim
-        return (1.0 / base**exponents).to(self.device)
+        bases = [self.config.rope_parameters[kind]["rope_theta"] for kind in self._kinds]
+        half = torch.stack([1.0 / base**exponents for base in bases] + [torch.zeros_like(exponents)])
+        # A roll brings the second half to the first, with the other sign; cosines have none.
+        return torch.cat([-half, half], dim=-1).to(self.device)
+
+    def _heads_of(self, row: int) -> Tensor:
+        """Returns which row of that table the heads of queries, keys and values take."""
+        num_turned = self.config.num_attention_heads + self.config.num_key_value_heads
+        rows = [row] * num_turned + [len(self._kinds)] * self.config.num_key_value_heads
+        return torch.tensor(rows, device=self.device)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class TokenEmbedder:
         self.weight = weight
         self._ranges = ranges
         # Rounded like the weights, as the model was trained with.
-        self._scale = torch.tensor(math.sqrt(weight.shape[1])).to(weight)
+        self._scale = torch.tensor(math.sqrt(weight.shape[1]), dtype=weight.dtype).item()
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids."""

@@ -1,7 +1,9 @@
 """One layer of Gemma 3n's text model, with weights fused for inference.
 
 What it computes is transformers' ``Gemma3nTextDecoderLayer``. The four AltUp streams of a token lie beside
-each other, ``[num_tokens, 4, hidden_size]``, so that mixing them is one small batched matmul.
+each other, and behind them, as a fifth row, what the layer makes of the first, ``[num_tokens, 5,
+hidden_size]``: so mixing them is one small batched matmul before, and one after. What a decode step costs a
+Jetson beyond reading its weights is launching kernels: a test counts them.
 """
 
 import math
@@ -20,6 +22,7 @@ Read = Callable[[str], Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 NUM_STREAMS = 4
+NUM_ROWS = NUM_STREAMS + 1
 # For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
 _FEW = 4
 _SPARSE = 0.9
@@ -44,11 +47,6 @@ class LayerShape:
     def owns_keys(self) -> bool:
         """Whether it computes keys and values."""
         return self.owner == self.index
-
-    @property
-    def num_rotated_heads(self) -> int:
-        """Heads of queries and keys."""
-        return self.num_heads + (self.num_kv_heads if self.owns_keys else 0)
 
     @property
     def num_projected_heads(self) -> int:
@@ -99,9 +97,8 @@ class Layer:
 
         self._router_norm = norm("altup.router_norm", 1 / shape.hidden_size)
         self._router = weight("altup.modality_router")
-        self._prediction = weight("altup.prediction_coefs")
-        self._correction = weight("altup.correction_coefs")
-        self._ones = torch.ones_like(self._correction[0])
+        self._prediction = _mixing(weight("altup.prediction_coefs").unflatten(0, (NUM_STREAMS, -1)))
+        self._correction, self._correction_bias = _correction(weight("altup.correction_coefs"))
 
         self._input_norm = norm("input_layernorm")
         # Queries, keys and values where there are such, and the narrow half of LAuReL.
@@ -109,9 +106,9 @@ class Layer:
         self._inputs = torch.cat(
             [*(weight(f"self_attn.{name}") for name in inputs), weight("laurel.linear_left")]
         )
-        head_norms = self._expand_head_norms(weight)
-        self._head_norm = RMSNorm(head_norms, shape.eps)
-        self._key_and_value_norm = RMSNorm(head_norms[shape.num_heads :], shape.eps)
+        self._head_norm = RMSNorm(self._head_norms(weight), shape.eps)
+        if shape.owns_keys:
+            self._key_and_value_norm = RMSNorm(self._head_norms(weight)[shape.num_heads :], shape.eps)
         self._output = weight("self_attn.o_proj")
         self._attention_norm = norm("post_attention_layernorm", HALF_POWER)
         self._laurel = weight("laurel.linear_right")
@@ -133,80 +130,80 @@ class Layer:
         self._per_layer = weight("per_layer_projection")
         self._per_layer_norm = norm("post_per_layer_input_norm")
 
-    def _expand_head_norms(self, weight: Read) -> Tensor:
-        """Returns ``[heads, head_dim]`` for queries, keys and values; values are only scaled to one."""
-        shape = self.shape
-        norms = [weight("self_attn.q_norm").expand(shape.num_heads, -1)]
-        if shape.owns_keys:
-            keys = weight("self_attn.k_norm").expand(shape.num_kv_heads, -1)
-            norms += [keys, torch.ones_like(keys)]
-        return torch.cat(norms)
+    def _head_norms(self, weight: Read) -> Tensor:
+        """Returns ``[heads, head_dim]`` for queries, keys and values, which are only scaled to one.
 
-    def forward(self, streams: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
-        """Runs ``[num_tokens, 4, hidden_size]`` through the layer; may overwrite nothing of its arguments.
+        Where there are queries alone, one for all: ``[head_dim]``.
+        """
+        queries = weight("self_attn.q_norm")
+        if not self.shape.owns_keys:
+            return queries
+        keys = weight("self_attn.k_norm").expand(self.shape.num_kv_heads, -1)
+        return torch.cat([queries.expand(self.shape.num_heads, -1), keys, torch.ones_like(keys)])
+
+    def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
+        """Runs ``[num_tokens, 5, hidden_size]`` through the layer; overwrites nothing of its arguments.
 
         ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer; ``rotation`` cosines and
-        signed sines, ``[num_tokens, 1, head_dim]``.
+        signed sines for queries, keys and values, ``[num_tokens, heads, head_dim]``.
         """
-        predicted = self._predict(streams)
-        active = predicted[:, 0]
+        rows = self._predict(rows)
+        active = rows[:, 0]
         normed = self._input_norm(active)
         projected = functional.linear(normed, self._inputs)
         num_inputs = self.shape.num_projected_heads * self.shape.head_dim
         attended = self._attend(projected[:, :num_inputs], step, rotation)
         attended = self._attention_norm(functional.linear(attended, self._output))
         laurel = self._laurel_norm(functional.linear(projected[:, num_inputs:], self._laurel))
-        gated = torch.add(attended + laurel, active + normed, alpha=HALF_POWER)
+        # Two sums, one kernel.
+        seen, passed = torch._foreach_add([attended, active], [laurel, normed])
+        gated = torch.add(seen, passed, alpha=HALF_POWER)
         fed = self._feed_forward(self._ffn_norm(gated))
-        activated = gated + self._ffn_output_norm(fed)
-        corrected = self._correct(predicted, activated)
-        gate = functional.linear(corrected[:, 0], self._per_layer_gate)
+        torch.add(gated, self._ffn_output_norm(fed), out=rows[:, -1])
+        rows = self._correct(rows)
+        gate = functional.linear(rows[:, 0], self._per_layer_gate)
         chosen = functional.gelu(gate, approximate="tanh") * per_layer
         added = self._per_layer_norm(functional.linear(chosen, self._per_layer))
-        corrected[:, 1:].add_(added[:, None])
-        return corrected
+        rows[:, 1:NUM_STREAMS].add_(added[:, None])
+        return rows
 
-    def remember(self, streams: Tensor, step: CacheStep, rotation: Rotation) -> None:
+    def remember(self, rows: Tensor, step: CacheStep, rotation: Rotation) -> None:
         """Computes nothing but keys and values, and writes them.
 
         Where no later layer owns any, that is all that tokens before the last are there for.
         """
         shape = self.shape
-        normed = self._input_norm(self._predict(streams)[:, 0])
+        normed = self._input_norm(self._predict(rows)[:, 0])
         start, end = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_projected_heads))
         projected = functional.linear(normed, self._inputs[start:end])
-        keys, values = self._rotate(projected, self._key_and_value_norm, shape.num_kv_heads, rotation)
-        step.write(shape.owner, torch.stack([keys, values], dim=1))
+        turned = self._rotate(projected, self._key_and_value_norm, rotation, slice(shape.num_heads, None))
+        step.write(shape.owner, turned.unflatten(1, (2, -1)))
 
     def _routed(self, x: Tensor) -> Tensor:
         return torch.tanh(functional.linear(self._router_norm(x), self._router))
 
-    def _predict(self, streams: Tensor) -> Tensor:
-        coefficients = functional.linear(self._routed(streams[:, 0]), self._prediction)
-        return torch.baddbmm(streams, coefficients.view(-1, NUM_STREAMS, NUM_STREAMS), streams)
+    def _predict(self, rows: Tensor) -> Tensor:
+        coefficients = functional.linear(self._routed(rows[:, 0]), self._prediction)
+        return torch.baddbmm(rows, coefficients.view(-1, NUM_ROWS, NUM_ROWS), rows)
 
-    def _correct(self, predicted: Tensor, activated: Tensor) -> Tensor:
-        coefficients = functional.linear(self._routed(activated), self._correction, self._ones)
-        innovation = activated - predicted[:, 0]
-        return torch.addcmul(predicted, coefficients[:, :, None], innovation[:, None])
+    def _correct(self, rows: Tensor) -> Tensor:
+        """Adds to every stream its share of the difference between the last row and the first."""
+        coefficients = functional.linear(self._routed(rows[:, -1]), self._correction, self._correction_bias)
+        return torch.baddbmm(rows, coefficients.view(-1, NUM_ROWS, NUM_ROWS), rows)
 
-    def _rotate(
-        self, projected: Tensor, norm: RMSNorm, num_rotated: int, rotation: Rotation
-    ) -> tuple[Tensor, Tensor]:
-        """Norms the heads, and turns the first of them by their positions; returns those, and the others."""
+    def _rotate(self, projected: Tensor, norm: RMSNorm, rotation: Rotation, which: slice) -> Tensor:
+        """Norms ``[num_tokens, heads, head_dim]``, and turns heads by their positions, values by nothing."""
         head_dim = self.shape.head_dim
         heads = norm(projected.view(len(projected), -1, head_dim))
-        turned = heads[:, :num_rotated]
-        cosines, sines = rotation
-        turned = torch.addcmul(turned * cosines, turned.roll(head_dim // 2, -1), sines)
-        return turned, heads[:, num_rotated:]
+        cosines, sines = (table[:, which] for table in rotation)
+        return torch.addcmul(heads * cosines, heads.roll(head_dim // 2, -1), sines)
 
     def _attend(self, projected: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
         """Returns ``[num_tokens, num_heads * head_dim]``."""
         shape = self.shape
-        turned, values = self._rotate(projected, self._head_norm, shape.num_rotated_heads, rotation)
+        turned = self._rotate(projected, self._head_norm, rotation, slice(shape.num_projected_heads))
         if shape.owns_keys:
-            step.write(shape.owner, torch.stack([turned[:, shape.num_heads :], values], dim=1))
+            step.write(shape.owner, turned[:, shape.num_heads :].unflatten(1, (2, -1)))
         group = shape.num_heads // shape.num_kv_heads
         queries = turned[:, : shape.num_heads].reshape(-1, shape.num_kv_heads, group, shape.head_dim)
         span = step.spans[shape.layer_type]
@@ -251,6 +248,25 @@ class Layer:
         """Brings all but the most excited neurons to rest."""
         deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
         return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
+
+
+def _mixing(coefficients: Tensor) -> Tensor:
+    """Pads ``[4, 4 or 5, num_inputs]`` for five rows, the last of which stays: ``[25, num_inputs]``."""
+    num_rows, num_columns, _ = coefficients.shape
+    return functional.pad(coefficients, (0, 0, 0, NUM_ROWS - num_columns, 0, NUM_ROWS - num_rows)).flatten(
+        0, 1
+    )
+
+
+def _correction(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns weight and bias of what every stream gets of the last row, less as much of the first."""
+    ones = torch.ones_like(coefficients[:, :1])
+
+    def mixing(x: Tensor) -> Tensor:
+        nothing = torch.zeros_like(x)[:, None].expand(-1, NUM_STREAMS - 1, -1)
+        return _mixing(torch.cat([-x[:, None], nothing, x[:, None]], dim=1))
+
+    return mixing(coefficients), mixing(ones)[:, 0]
 
 
 def _cutoff(sparsity: float, dtype: torch.dtype) -> float | None:

@@ -1,0 +1,99 @@
+"""What a decode step asks of a GPU, counted without one: on tensors that have a shape and no numbers.
+
+Norms and attention count as one, as which a GPU has them; on a CPU they are several.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Gemma3nTextConfig, Gemma3nTextModel
+
+from gemma3n_appliance.model.decoder import Decoder
+from gemma3n_appliance.model.embeddings import TokenEmbedder
+from gemma3n_appliance.model.kv_cache import KVCache
+
+NOWHERE = torch.device("meta")
+# They launch nothing. (What a GPU's attention gives may be laid out so that a reshape of it copies.)
+VIEWS = {
+    *("_unsafe_view", "alias", "as_strided", "chunk", "detach", "detach_", "empty", "expand", "flatten"),
+    *(
+        "lift_fresh",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "split",
+        "t",
+        "transpose",
+        "unbind",
+        "unflatten",
+        "unsqueeze",
+        "view",
+    ),
+}
+
+
+class Launches(TorchDispatchMode):
+    """Counts by name what is no view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name not in VIEWS:
+            self.by_name[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Table:
+    """Rows on the host, as the real one's."""
+
+    def __init__(self, config: Gemma3nTextConfig) -> None:
+        self._row_length = config.num_hidden_layers * config.hidden_size_per_layer_input
+
+    def rows(self, ids: list[int]) -> torch.Tensor:
+        return torch.empty(len(ids), self._row_length, dtype=torch.bfloat16)
+
+
+@pytest.fixture
+def config() -> Gemma3nTextConfig:
+    """As many layers of each kind as E4B has."""
+    return Gemma3nTextConfig(
+        vocab_size=300,
+        vocab_size_per_layer_input=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=35,
+        num_kv_shared_layers=15,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7,
+        activation_sparsity_pattern=[0.95] * 10 + [0.0] * 25,
+    )
+
+
+@pytest.mark.parametrize("lengths", [(20,), (20, 20), (20, 7, 33)], ids=["one", "two alike", "three ragged"])
+def test_a_decode_step_launches_few_kernels_and_waits_for_none(config, lengths):
+    with NOWHERE:
+        shapes = {name: tensor.shape for name, tensor in Gemma3nTextModel(config).state_dict().items()}
+
+    def read(name: str) -> torch.Tensor:
+        return torch.empty(shapes[name], device=NOWHERE, dtype=torch.bfloat16)
+
+    # Whatever made the host wait for the GPU would raise: there is no number to wait for.
+    with torch.inference_mode():
+        decoder = Decoder(config, read, Table(config), TokenEmbedder(read("embed_tokens.weight")))
+        cache = KVCache(config, len(lengths), 64, NOWHERE, torch.bfloat16)
+        cache.reserve(64)
+        cache.lengths[:] = lengths
+        with Launches() as launches:
+            step = cache.step(range(len(lengths)), 1)
+            decoder.logits(decoder.forward(decoder.embed([[5]] * len(lengths)), step))
+    assert launches.by_name.total() <= 1400, launches.by_name.most_common()
