@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from gemma3n_appliance.engine.request import GenerationRequest
-from gemma3n_appliance.engine.runner import LoadedModel
+from gemma3n_appliance.engine.runner import Admission, LoadedModel
 from tests.fakes import checkpoint
 
 VOCAB = checkpoint.tokenizer().get_vocab()
@@ -31,9 +31,11 @@ class Speaker:
         self.released = threading.Event()
         self._rest: dict[int, list[int]] = {}
 
-    def begin(self, slot: int, request: GenerationRequest) -> None:
+    def begin(self, free: Sequence[int], request: GenerationRequest) -> Admission:
+        slot = free[0]
         self.requests.append(request)
         self._rest[slot] = [*tokens(self.answer), EOS]
+        return Admission(slot)
 
     def prefill(self, slot: int, max_tokens: int) -> int | None:
         if self.prefill_error is not None:

@@ -33,8 +33,11 @@ def test_a_client_that_hangs_up_while_the_model_computes_ends_its_request(
     connection = ask(served, stream=stream)
     wait_until(lambda: speaker.requests)
     if stream:
-        while b'"content":"H"' not in connection.recv(65_536):
-            pass
+        received = b""
+        while b'"content":"H"' not in received:
+            more = connection.recv(65_536)
+            assert more, received
+            received += more
     connection.close()
     wait_until(lambda: served.engine.num_running == 0)
     speaker.may_decode.set()
