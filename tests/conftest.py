@@ -4,4 +4,11 @@ import importlib.util
 
 collect_ignore = []
 if importlib.util.find_spec("torch") is None:
-    collect_ignore += ["model", "stack", "conformance", "demo/test_lessons.py", "demo/test_checkpoint.py"]
+    collect_ignore += [
+        "bench",
+        "model",
+        "stack",
+        "conformance",
+        "demo/test_lessons.py",
+        "demo/test_checkpoint.py",
+    ]

@@ -1,0 +1,57 @@
+"""What the bench compares is the same thing twice, and what it says of a server is what happened."""
+
+from pathlib import Path
+
+import pytest
+
+from gemma3n_appliance.bench import checkpoints, compute, load, servers
+from gemma3n_appliance.bench.checkpoints import Shape
+from gemma3n_appliance.bench.servers import Server
+
+TINY = Shape("tiny", 10, 5, 32, 64, num_heads=2, head_dim=16, table_width=8)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.at(tmp_path_factory.mktemp("bench"), TINY)
+
+
+def test_a_checkpoint_is_made_once(directory: Path):
+    made = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert checkpoints.at(directory.parent, TINY) == directory
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == made
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_both_models_are_asked_for_the_same_tokens(directory: Path, batch: int):
+    pair = compute.Pair(directory, TINY)
+    ours, theirs = pair.decodes(batch)
+    assert ours().tokens == theirs().tokens
+    assert pair.our_prefill().tokens == pair.their_prefill().tokens
+    row = pair.row("steps", 2, lambda: pair.decodes(batch))
+    assert len(row.ours) == len(row.peers) == 2
+    assert min(*row.ours, *row.peers) > 0
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path):
+    with servers.ours(directory) as server:
+        yield server
+
+
+def test_a_question_is_answered_with_as_many_tokens_as_were_asked_for(server: Server):
+    answer = load.ask(server, load.question(1, num_words=9), num_tokens=5)
+    assert answer.num_tokens == 5
+    assert answer.num_prompt_tokens > 9
+    assert len(answer.gaps_s) < 5
+    assert 0 < answer.ttft_s < server.started_s
+
+
+def test_a_crowd_is_at_work_together_while_its_health_is_watched(server: Server):
+    questions = [load.question(seed, num_words=9) for seed in range(3)]
+    crowd = load.crowd(server, questions, num_tokens=40)
+    assert [answer.num_tokens for answer in crowd.answers] == [40, 40, 40]
+    longest = max(answer.ttft_s + sum(answer.gaps_s) for answer in crowd.answers)
+    assert longest <= crowd.seconds < sum(answer.ttft_s + sum(answer.gaps_s) for answer in crowd.answers)
+    assert crowd.tokens_per_s == 120 / crowd.seconds
+    assert len(crowd.health_s) > 1
