@@ -97,6 +97,8 @@ def _load_model(settings: Settings, prompts: Prompts, pulse: Pulse) -> LoadedMod
         engine=settings.engine,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
+        cache_dir=settings.cache_dir,
         num_slots=settings.num_slots,
         context_length=settings.context_length,
     )

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The base checkpoint has no chat template, so the short name means the instruction-tuned one. The hub writes
@@ -18,6 +18,12 @@ MODEL_ALIASES = {
     "google/gemma-3n-e4b": "google/gemma-3n-E4B-it",
     "google/gemma-3n-e2b": "google/gemma-3n-E2B-it",
 }
+
+
+def _cache_home() -> Path:
+    """Where the desktop's convention puts caches, https://specifications.freedesktop.org/basedir-spec."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gemma3n-appliance"
+
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -51,6 +57,8 @@ class Settings(BaseSettings):
     engine: Literal["native", "reference"] = "native"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    quantization: Literal["none", "int8", "int4"] = "none"
+    cache_dir: Path = Field(default_factory=_cache_home, validate_default=True)
     num_slots: int = Field(4, ge=1, le=64)
     context_length: int = Field(8192, ge=256)
     prefill_chunk: int = Field(512, ge=16)
@@ -76,13 +84,20 @@ class Settings(BaseSettings):
             raise ValueError("holds a space or a character outside ASCII, as no token does: copy it again")
         return token
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "cache_dir")
     @classmethod
     def _in_home(cls, directory: Path) -> Path:
         try:
             return directory.expanduser()
         except RuntimeError as error:
             raise ValueError(f"{error} Write the whole path") from None
+
+    @field_validator("quantization")
+    @classmethod
+    def _by_the_native_engine(cls, quantization: str, info: ValidationInfo) -> str:
+        if quantization != "none" and info.data.get("engine") == "reference":
+            raise ValueError("ENGINE=reference computes with the weights as they are: set ENGINE=native")
+        return quantization
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -150,3 +150,20 @@ def test_a_credential_of_systemd_is_a_setting_that_the_environment_goes_before(m
     assert load().hf_token.get_secret_value() == "hf_of_the_board"
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
     assert load().hf_token.get_secret_value() == "hf_of_the_shell"
+
+
+def test_the_reference_engine_takes_no_fewer_bits(monkeypatch):
+    monkeypatch.setenv("ENGINE", "reference")
+    monkeypatch.setenv("QUANTIZATION", "int4")
+    with pytest.raises(SettingsError, match=r"QUANTIZATION='int4'.*set ENGINE=native"):
+        load()
+
+
+def test_caches_are_where_the_desktop_has_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/owner")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert load().cache_dir == Path("/home/owner/.cache/gemma3n-appliance")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/gemma3n")
+    assert load().cache_dir == Path("/var/cache/gemma3n/gemma3n-appliance")
+    monkeypatch.setenv("CACHE_DIR", "~/kept")
+    assert load().cache_dir == Path("/home/owner/kept")

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from . import compute, memory, serving
+from . import compute, memory, quality, serving
 from .report import table
 
-SUBJECTS = {"compute": compute.rows, "memory": memory.rows, "serving": serving.rows}
+SUBJECTS = {"compute": compute.rows, "memory": memory.rows, "quality": quality.rows, "serving": serving.rows}
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# What our own files have besides.
+_INTEGERS = {"I8": torch.int8, "U8": torch.uint8}
 _LENGTH_BYTES = 8
 
 
@@ -64,11 +66,26 @@ class CheckpointFiles:
         file, and a board has less memory than that.
         """
         place = self._places[name]
-        tensor = torch.empty(place.shape, dtype=place.dtype)
-        with place.file.open("rb") as file:
-            file.seek(place.offset)
-            file.readinto(tensor.view(-1).view(torch.uint8).numpy())
-        return tensor
+        return _read(place, place.dtype)
+
+
+def read_all(file: Path) -> dict[str, Tensor]:
+    """Returns all tensors of one of our own files by name.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no safetensors file, or was cut short.
+    """
+    dtypes = _DTYPES | _INTEGERS
+    return {name: _read(place, dtypes[place.stored_as]) for name, place in _places(file)}
+
+
+def _read(place: Place, dtype: torch.dtype) -> Tensor:
+    tensor = torch.empty(place.shape, dtype=dtype)
+    with place.file.open("rb") as file:
+        file.seek(place.offset)
+        file.readinto(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor
 
 
 def _files(directory: Path) -> list[Path]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import Gemma3nTextConfig
 
 from ..errors import ModelLoadError
 from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import FULL, SLIDING, CacheStep
-from .layer import HALF_POWER, NUM_STREAMS, Layer, Read, Rotation, shapes
+from .layer import HALF_POWER, NUM_STREAMS, Layer, Rotation, shapes
+from .linear import Weights
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
 
@@ -24,47 +24,41 @@ _SMALLEST_MEAN_SQUARE = 1e-5
 
 
 class Decoder:
-    """The text model; ``read`` gives its tensors by their names, such as ``norm.weight``."""
+    """The text model; ``weights`` gives its tensors by their names, such as ``norm.weight``."""
 
     def __init__(
-        self, config: Gemma3nTextConfig, read: Read, table: PerLayerTable, embedder: TokenEmbedder
+        self, config: Gemma3nTextConfig, weights: Weights, table: PerLayerTable, embedder: TokenEmbedder
     ) -> None:
         """``config`` must be one that `require_supported` lets pass."""
         self.config = config
+        self.device = embedder.device
+        self.dtype = embedder.dtype
         self._table = table
         self._embedder = embedder
-        self._layers = [
-            Layer(
-                shape,
-                lambda name, index=shape.index: read(f"layers.{index}.{name}"),
-                scales_correction=config.altup_correct_scale,
-            )
-            for shape in shapes(config)
+        layers = [
+            Layer(each, weights.within(f"layers.{each.index}."), scales_correction=config.altup_correct_scale)
+            for each in shapes(config)
         ]
-        self._num_owning = config.num_hidden_layers - config.num_kv_shared_layers
+        num_lower = config.num_hidden_layers - config.num_kv_shared_layers - 1
+        # transformers scales by hidden_size ** -0.5 before the norm, which then feels its eps the more.
+        norm = RMSNorm(
+            weights("per_layer_projection_norm.weight") * HALF_POWER, config.rms_norm_eps * config.hidden_size
+        )
+        width = config.hidden_size_per_layer_input
+        self._lower = _Part("lower", layers[:num_lower], weights, norm, width)
+        self._upper = _Part("upper", layers[num_lower:], weights, norm, width)
         self._kinds = sorted(set(config.layer_types))
         self._frequencies = self._frequency_table()
         self._heads = {kind: self._heads_of(row) for row, kind in enumerate(self._kinds)}
         others = range(NUM_STREAMS - 1)
-        self._streams = torch.cat([read(f"altup_projections.{i}.weight") for i in others])
-        # [3, hidden_size (in), hidden_size (out)]
-        self._unembed = torch.stack([read(f"altup_unembed_projections.{i}.weight").T for i in others])
-        self._norm = RMSNorm(read("norm.weight"), config.rms_norm_eps)
-        self._per_layer = read("per_layer_model_projection.weight")
-        # transformers scales by hidden_size ** -0.5 before the norm, which then feels its eps the more.
-        self._per_layer_norm = RMSNorm(
-            read("per_layer_projection_norm.weight") * HALF_POWER, config.rms_norm_eps * config.hidden_size
+        self._streams = weights.linear(
+            "streams",
+            lambda: torch.cat([weights(f"altup_projections.{i}.weight") for i in others]),
+            fine=True,
         )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self._embedder.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return self._embedder.weight.dtype
+        # [3, hidden_size (in), hidden_size (out)]
+        self._unembed = torch.stack([weights(f"altup_unembed_projections.{i}.weight").T for i in others])
+        self._norm = RMSNorm(weights("norm.weight"), config.rms_norm_eps)
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
@@ -79,16 +73,15 @@ class Decoder:
             ValueError: several tokens of several slots, which nobody asks for.
         """
         if step.num_new == 1:
-            tokens = self._tokens(embeddings)
-            streams = self._run(self._layers, self._expand(tokens), tokens, step, self._rotation(step))
-            return self._gather(streams)
+            tokens, rotation = self._tokens(embeddings), self._rotation(step)
+            streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
+            return self._gather(self._upper.run(streams, tokens, step, rotation))
         if len(step.slots) > 1:
             raise ValueError("A prompt is read for one slot at a time.")
         tokens = self._tokens(embeddings)
         streams = self._remember(tokens, step)[-1:]
-        upper = self._layers[self._num_owning - 1 :]
         step = step.last()
-        return self._gather(self._run(upper, streams, tokens.last(), step, self._rotation(step)))
+        return self._gather(self._upper.run(streams, tokens.last(), step, self._rotation(step)))
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
@@ -96,7 +89,7 @@ class Decoder:
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
-        return functional.linear(last_state, self._embedder.weight)
+        return self._embedder.weight(last_state)
 
     def _tokens(self, embeddings: Embeddings) -> "_Tokens":
         rows = self._table.rows(embeddings.flat_ids).to(self.device, self.dtype)
@@ -104,35 +97,11 @@ class Decoder:
 
     def _remember(self, tokens: "_Tokens", step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
-        *lower, last = self._layers[: self._num_owning]
         rotation = self._rotation(step)
-        streams = self._run(lower, self._expand(tokens), tokens, step, rotation)
+        streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
+        last = self._upper.layers[0]
         last.remember(streams, step, rotation[last.shape.layer_type])
         return streams
-
-    def _run(
-        self,
-        layers: Sequence[Layer],
-        streams: Tensor,
-        tokens: "_Tokens",
-        step: CacheStep,
-        rotation: dict[str, Rotation],
-    ) -> Tensor:
-        if not layers:
-            return streams
-        start = layers[0].shape.index
-        per_layer = self._per_layer_inputs(tokens, start, start + len(layers))
-        for number, layer in enumerate(layers):
-            streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
-        return streams
-
-    def _per_layer_inputs(self, tokens: "_Tokens", start: int, end: int) -> Tensor:
-        """Returns ``[num_tokens, end - start, width]``: what the tokens and their ids give those layers."""
-        width = self.config.hidden_size_per_layer_input
-        columns = slice(start * width, end * width)
-        projected = functional.linear(tokens.hidden, self._per_layer[columns]).unflatten(1, (-1, width))
-        rows = tokens.rows[:, columns].unflatten(1, (-1, width))
-        return torch.add(self._per_layer_norm(projected), rows, alpha=math.sqrt(width) * HALF_POWER)
 
     def _expand(self, tokens: "_Tokens") -> Tensor:
         """Returns ``[num_tokens, 5, hidden_size]``: the embedding, and three projections as long as it.
@@ -140,7 +109,7 @@ class Decoder:
         The last row is any that is finite: the first layer overwrites it.
         """
         hidden = tokens.hidden
-        projected = functional.linear(hidden, self._streams).view(len(hidden), NUM_STREAMS - 1, -1)
+        projected = self._streams(hidden).view(len(hidden), NUM_STREAMS - 1, -1)
         scaled = projected * (_length(hidden)[:, None] / self._clamped_length(projected))
         return torch.cat([hidden[:, None], scaled, hidden[:, None]], dim=1)
 
@@ -190,6 +159,45 @@ class _Tokens:
 
     def last(self) -> "_Tokens":
         return _Tokens(self.hidden[-1:], self.rows[-1:])
+
+
+class _Part:
+    """Layers that run one after the other, and what makes their per-layer inputs."""
+
+    def __init__(
+        self, name: str, layers: Sequence[Layer], weights: Weights, norm: RMSNorm, width: int
+    ) -> None:
+        """``layers`` follow each other; ``width`` is what each is given of a token."""
+        self.layers = layers
+        self._norm = norm
+        self._width = width
+        if not layers:
+            return
+        start = layers[0].shape.index * width
+        self._columns = slice(start, start + len(layers) * width)
+        self._projection = weights.linear(
+            f"per_layer_inputs.{name}",
+            # Copied: of a view, the whole would stay in memory.
+            lambda: weights("per_layer_model_projection.weight")[self._columns].clone(),
+            fine=True,
+        )
+
+    def run(
+        self, streams: Tensor, tokens: "_Tokens", step: CacheStep, rotation: dict[str, Rotation]
+    ) -> Tensor:
+        """Runs ``[num_tokens, 5, hidden_size]`` through the layers."""
+        if not self.layers:
+            return streams
+        per_layer = self._inputs(tokens)
+        for number, layer in enumerate(self.layers):
+            streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
+        return streams
+
+    def _inputs(self, tokens: "_Tokens") -> Tensor:
+        """Returns ``[num_tokens, num_layers, width]``."""
+        projected = self._projection(tokens.hidden).unflatten(1, (-1, self._width))
+        rows = tokens.rows[:, self._columns].unflatten(1, (-1, self._width))
+        return torch.add(self._norm(projected), rows, alpha=math.sqrt(self._width) * HALF_POWER)
 
 
 def _length(x: Tensor) -> Tensor:

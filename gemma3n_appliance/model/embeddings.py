@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from .linear import TiedLinear
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,27 @@ class SpecialRange:
 class TokenEmbedder:
     """Embeds as Gemma3nModel.forward does, but for the dummy picture and clip it embeds at every step."""
 
-    def __init__(self, weight: Tensor, ranges: Sequence[SpecialRange] = ()) -> None:
-        """``weight`` is ``[vocab_size, hidden_size]``."""
+    def __init__(
+        self,
+        weight: TiedLinear,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        ranges: Sequence[SpecialRange] = (),
+    ) -> None:
+        """``weight`` is ``[vocab_size, hidden_size]``; ``dtype`` is what the model computes in."""
         self.weight = weight
+        self.dtype = dtype
+        self.device = device
         self._ranges = ranges
         # Rounded like the weights, as the model was trained with.
-        self._scale = torch.tensor(math.sqrt(weight.shape[1]), dtype=weight.dtype).item()
+        self._scale = torch.tensor(math.sqrt(hidden_size), dtype=dtype).item()
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids."""
         on_host = torch.tensor(token_ids)
-        ids = on_host.to(self.weight.device)
-        hidden = functional.embedding(ids, self.weight) * self._scale
+        ids = on_host.to(self.device)
+        hidden = self.weight.embed(ids, self.dtype) * self._scale
         for special in self._ranges:
             inside = (on_host >= special.start) & (on_host < special.end)
             if inside.any():

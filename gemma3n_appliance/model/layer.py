@@ -15,17 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Gemma3nTextConfig
 
+from .feed_forward import FeedForward
 from .kv_cache import CacheStep
+from .linear import Weights
 from .rms_norm import RMSNorm
 
-Read = Callable[[str], Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 NUM_STREAMS = 4
 NUM_ROWS = NUM_STREAMS + 1
-# For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
-_FEW = 4
-_SPARSE = 0.9
 HALF_POWER = math.sqrt(0.5)
 
 
@@ -35,6 +33,7 @@ class LayerShape:
 
     index: int
     owner: int  # whose keys and values it reads: its own, or those of the last owning layer of its type
+    is_last_owner: bool  # of a prompt's tokens but the last, nothing is ever read above its keys and values
     layer_type: str
     hidden_size: int
     num_heads: int
@@ -62,6 +61,7 @@ def shapes(config: Gemma3nTextConfig) -> list[LayerShape]:
         LayerShape(
             index=index,
             owner=index if index < num_owning else _last(types[:num_owning], types[index]),
+            is_last_owner=index == num_owning - 1,
             layer_type=types[index],
             hidden_size=config.hidden_size,
             num_heads=config.num_attention_heads,
@@ -81,16 +81,19 @@ def _last(types: list[str], wanted: str) -> int:
 
 
 class Layer:
-    """One layer; ``read`` gives its tensors by their names in the checkpoint, such as ``mlp.up_proj.weight``.
+    """One layer; ``weights`` are its own, by their names in the checkpoint, such as ``mlp.up_proj.weight``.
 
     Constant factors are folded into weights: in bfloat16 that rounds some of them once more.
     """
 
-    def __init__(self, shape: LayerShape, read: Read, *, scales_correction: bool) -> None:
+    def __init__(self, shape: LayerShape, weights: Weights, *, scales_correction: bool) -> None:
         self.shape = shape
 
         def weight(name: str) -> Tensor:
-            return read(f"{name}.weight")
+            return weights(f"{name}.weight")
+
+        def fused(*names: str) -> Callable[[], Tensor]:
+            return lambda: torch.cat([weight(name) for name in names])
 
         def norm(name: str, factor: float = 1.0) -> RMSNorm:
             return RMSNorm(weight(name) * factor, shape.eps)
@@ -103,34 +106,32 @@ class Layer:
         self._input_norm = norm("input_layernorm")
         # Queries, keys and values where there are such, and the narrow half of LAuReL.
         inputs = ["q_proj", "k_proj", "v_proj"] if shape.owns_keys else ["q_proj"]
-        self._inputs = torch.cat(
-            [*(weight(f"self_attn.{name}") for name in inputs), weight("laurel.linear_left")]
-        )
+        inputs = [*(f"self_attn.{name}" for name in inputs), "laurel.linear_left"]
+        self._inputs = weights.linear("inputs", fused(*inputs))
         self._head_norm = RMSNorm(self._head_norms(weight), shape.eps)
         if shape.owns_keys:
             self._key_and_value_norm = RMSNorm(self._head_norms(weight)[shape.num_heads :], shape.eps)
-        self._output = weight("self_attn.o_proj")
+        if shape.is_last_owner:
+            keys_and_values = fused("self_attn.k_proj", "self_attn.v_proj")
+            self._keys_and_values = weights.linear("keys_and_values", keys_and_values)
+        self._output = weights.linear("output", fused("self_attn.o_proj"))
         self._attention_norm = norm("post_attention_layernorm", HALF_POWER)
-        self._laurel = weight("laurel.linear_right")
+        self._laurel = weights.linear("laurel", fused("laurel.linear_right"), fine=True)
         self._laurel_norm = norm("laurel.post_laurel_norm", HALF_POWER)
 
         self._ffn_norm = norm("pre_feedforward_layernorm")
-        self._gate_and_up = torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")])
-        self._down = weight("mlp.down_proj")
-        self._cutoff = _cutoff(shape.sparsity, self._down.dtype)
-        self._reads_live = self._down.device.type == "cpu" and shape.sparsity >= _SPARSE
-        if self._reads_live:
-            # A neuron's column lies in one piece.
-            self._down = self._down.t().contiguous().t()
+        self._feed_forward = FeedForward(weights.within("mlp."), shape.sparsity, self._router.dtype)
         self._ffn_output_norm = norm("post_feedforward_layernorm")
 
-        self._per_layer_gate = weight("per_layer_input_gate")
-        if scales_correction:
-            self._per_layer_gate = self._per_layer_gate * read("altup.correct_output_scale")
-        self._per_layer = weight("per_layer_projection")
+        def gate() -> Tensor:
+            scale = weights("altup.correct_output_scale") if scales_correction else 1.0
+            return weight("per_layer_input_gate") * scale
+
+        self._per_layer_gate = weights.linear("per_layer_gate", gate, fine=True)
+        self._per_layer = weights.linear("per_layer", fused("per_layer_projection"), fine=True)
         self._per_layer_norm = norm("post_per_layer_input_norm")
 
-    def _head_norms(self, weight: Read) -> Tensor:
+    def _head_norms(self, weight: Callable[[str], Tensor]) -> Tensor:
         """Returns ``[heads, head_dim]`` for queries, keys and values, which are only scaled to one.
 
         Where there are queries alone, one for all: ``[head_dim]``.
@@ -150,20 +151,20 @@ class Layer:
         rows = self._predict(rows)
         active = rows[:, 0]
         normed = self._input_norm(active)
-        projected = functional.linear(normed, self._inputs)
+        projected = self._inputs(normed)
         num_inputs = self.shape.num_projected_heads * self.shape.head_dim
         attended = self._attend(projected[:, :num_inputs], step, rotation)
-        attended = self._attention_norm(functional.linear(attended, self._output))
-        laurel = self._laurel_norm(functional.linear(projected[:, num_inputs:], self._laurel))
+        attended = self._attention_norm(self._output(attended))
+        laurel = self._laurel_norm(self._laurel(projected[:, num_inputs:]))
         # Two sums, one kernel.
         seen, passed = torch._foreach_add([attended, active], [laurel, normed])
         gated = torch.add(seen, passed, alpha=HALF_POWER)
         fed = self._feed_forward(self._ffn_norm(gated))
         torch.add(gated, self._ffn_output_norm(fed), out=rows[:, -1])
         rows = self._correct(rows)
-        gate = functional.linear(rows[:, 0], self._per_layer_gate)
+        gate = self._per_layer_gate(rows[:, 0])
         chosen = functional.gelu(gate, approximate="tanh") * per_layer
-        added = self._per_layer_norm(functional.linear(chosen, self._per_layer))
+        added = self._per_layer_norm(self._per_layer(chosen))
         rows[:, 1:NUM_STREAMS].add_(added[:, None])
         return rows
 
@@ -174,8 +175,7 @@ class Layer:
         """
         shape = self.shape
         normed = self._input_norm(self._predict(rows)[:, 0])
-        start, end = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_projected_heads))
-        projected = functional.linear(normed, self._inputs[start:end])
+        projected = self._keys_and_values(normed)
         turned = self._rotate(projected, self._key_and_value_norm, rotation, slice(shape.num_heads, None))
         step.write(shape.owner, turned.unflatten(1, (2, -1)))
 
@@ -225,30 +225,6 @@ class Layer:
         )
         return seen.permute(2, 0, 1, 3).reshape(len(projected), -1)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        if self._reads_live and len(x) <= _FEW:
-            return self._feed_live(x)
-        gate, up = functional.linear(x, self._gate_and_up).chunk(2, dim=-1)
-        if self._cutoff is not None:
-            gate = self._cut(gate)
-        return functional.linear(functional.gelu(gate, approximate="tanh") * up, self._down)
-
-    def _feed_live(self, x: Tensor) -> Tensor:
-        """Reads no weights of neurons that rest; which do, a GPU would have to tell the host first."""
-        gate_weight, up_weight = self._gate_and_up.chunk(2)
-        gates = self._cut(functional.linear(x, gate_weight))
-        return torch.stack([self._feed_one(one, gate, up_weight) for one, gate in zip(x, gates, strict=True)])
-
-    def _feed_one(self, x: Tensor, gate: Tensor, up_weight: Tensor) -> Tensor:
-        live = gate.nonzero()[:, 0]
-        chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(up_weight[live], x)
-        return torch.mv(self._down.t()[live].t(), chosen)
-
-    def _cut(self, gate: Tensor) -> Tensor:
-        """Brings all but the most excited neurons to rest."""
-        deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
-        return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
-
 
 def _mixing(coefficients: Tensor) -> Tensor:
     """Pads ``[4, 4 or 5, num_inputs]`` for five rows, the last of which stays: ``[25, num_inputs]``."""
@@ -267,13 +243,3 @@ def _correction(coefficients: Tensor) -> tuple[Tensor, Tensor]:
         return _mixing(torch.cat([-x[:, None], nothing, x[:, None]], dim=1))
 
     return mixing(coefficients), mixing(ones)[:, 0]
-
-
-def _cutoff(sparsity: float, dtype: torch.dtype) -> float | None:
-    """Returns how many standard deviations above the mean a neuron must be to live; None where all do.
-
-    Rounded to the model's dtype, as transformers does it.
-    """
-    if not sparsity:
-        return None
-    return torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).to(dtype).item()

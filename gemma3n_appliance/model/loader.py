@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from .kv_cache import KVCache
 from .memory import named_when_exhausted
 from .parts import Parts
 from .runner import SlotRunner
+from .text_weights import Quantization
 from .torchvision_ops import make_torchvision_importable
 
 log = structlog.get_logger(__name__)
@@ -27,11 +28,9 @@ log = structlog.get_logger(__name__)
 EngineName = Literal["native", "reference"]
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "bfloat16", "float32"]
-_SMALLER_MODEL = "Serve a smaller model, or lower NUM_SLOTS."
+_SMALLER_MODEL = "Set QUANTIZATION=int4, serve a smaller model, or lower NUM_SLOTS."
 
 Config = Gemma3nConfig | Gemma3nTextConfig
-Load = Callable[[Path, Config, torch.dtype, torch.device], Parts]
-_LOAD: dict[EngineName, Load] = {"native": native.load, "reference": reference.load}
 
 
 def load(
@@ -40,12 +39,15 @@ def load(
     engine: EngineName,
     device: Device,
     dtype: DType,
+    quantization: Quantization,
+    cache_dir: Path,
     num_slots: int,
     context_length: int,
 ) -> LoadedModel:
     """Loads a Gemma 3n checkpoint in the hub's format; never asks the network for anything.
 
-    Where timm or torchvision are missing, a multimodal checkpoint is loaded for text alone.
+    Where timm or torchvision are missing, a multimodal checkpoint is loaded for text alone. The native engine
+    keeps quantised weights in ``cache_dir``; the reference takes no ``quantization``.
 
     Raises:
         ModelLoadError: files are missing, broken or not Gemma 3n's, or there is no such device.
@@ -58,7 +60,11 @@ def load(
         transformers.logging.disable_progress_bar()
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         config = _config(directory)
-        parts = _LOAD[engine](directory, config, _dtype(dtype, torch_device), torch_device)
+        computing = config, _dtype(dtype, torch_device), torch_device
+        if engine == "native":
+            parts = native.load(directory, *computing, quantization, cache_dir)
+        else:
+            parts = reference.load(directory, *computing)
         loaded = LoadedModel(
             runner=_runner(parts, num_slots, context_length),
             pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
@@ -74,6 +80,7 @@ def load(
         engine=engine,
         device=loaded.device,
         dtype=str(parts.decoder.dtype).removeprefix("torch."),
+        quantization=quantization,
         weights_mb=parts.num_weight_bytes // 2**20,
         left_on_disk_mb=parts.num_bytes_left_on_disk // 2**20,
         max_context=loaded.runner.max_context,

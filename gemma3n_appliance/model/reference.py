@@ -14,6 +14,7 @@ from transformers import (
 
 from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import FULL, SLIDING, CacheStep, Span
+from .linear import Dense
 from .parts import Parts
 from .towers import require_complete, special_ranges
 
@@ -63,7 +64,9 @@ class ReferenceDecoder:
         is_alone = isinstance(model, Gemma3nForCausalLM)
         self._text = model.model if is_alone else model.model.language_model
         ranges = () if is_alone else special_ranges(model.model)
-        self._embedder = TokenEmbedder(self._text.embed_tokens.weight, ranges)
+        self._embedder = TokenEmbedder(
+            Dense(self._text.embed_tokens.weight), self.config.hidden_size, self.dtype, self.device, ranges
+        )
 
     @property
     def device(self) -> torch.device:

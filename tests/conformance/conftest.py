@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -16,17 +17,17 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where ``bin/demo`` answers; it is stopped with Ctrl-C at the end."""
+@contextmanager
+def running_demo(log: Path, **settings: str) -> Iterator[str]:
+    """Yields where ``bin/demo`` answers; it is stopped with Ctrl-C at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("demo") / "log"
+    common = {"GEMMA3N_PORT": str(port), "OMP_NUM_THREADS": "1", "DEVICE": "cpu"}
     with log.open("wb") as output:
         demo = subprocess.Popen(
             ["bin/demo"],
             cwd=ROOT,
-            env=os.environ | {"GEMMA3N_PORT": str(port), "OMP_NUM_THREADS": "1", "DEVICE": "cpu"},
+            env=os.environ | common | settings,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -46,6 +47,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(60) == 0, log.read_text()
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the demo answers, as it comes."""
+    with running_demo(tmp_path_factory.mktemp("demo") / "log") as url:
+        yield url
 
 
 @pytest.fixture

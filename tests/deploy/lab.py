@@ -176,6 +176,7 @@ class Lab:
         shown = [f"--bind-ro={here}:{there}" for here, there in (binds or {}).items()] + base_root.binds()
         machine = Machine(name, f"{NETWORK}.{10 + len(self.machines)}", self, shown)
         self.machines.append(machine)
+        self.remove(machine)  # what one of that name left, whose tests were killed
         self._connect(machine)
         self._copy_on_write(machine, root)
         (machine.root / "etc/hostname").write_text(f"{name}\n")

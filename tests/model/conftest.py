@@ -48,7 +48,7 @@ SHAPES = {
 
 
 @torch.no_grad()
-def _scatter_weights(model: torch.nn.Module) -> None:
+def scatter_weights(model: torch.nn.Module) -> None:
     """Moves norms away from one, and AltUp's output scale from the zero that hides the per-layer inputs."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -75,7 +75,7 @@ def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
         **shape,
     )
     model = Gemma3nForCausalLM(config).eval()
-    _scatter_weights(model)
+    scatter_weights(model)
     return model
 
 

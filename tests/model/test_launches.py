@@ -4,6 +4,7 @@ Norms and attention count as one, as which a GPU has them; on a CPU they are sev
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import Gemma3nTextConfig, Gemma3nTextModel
 from gemma3n_appliance.model.decoder import Decoder
 from gemma3n_appliance.model.embeddings import TokenEmbedder
 from gemma3n_appliance.model.kv_cache import KVCache
+from gemma3n_appliance.model.linear import Dense
 
 NOWHERE = torch.device("meta")
 # They launch nothing. (What a GPU's attention gives may be laid out so that a reshape of it copies.)
@@ -59,6 +61,23 @@ class Table:
         return torch.empty(len(ids), self._row_length, dtype=torch.bfloat16)
 
 
+class Weights:
+    """Without numbers."""
+
+    def __init__(self, shapes: dict[str, torch.Size], prefix: str = "") -> None:
+        self._shapes = shapes
+        self._prefix = prefix
+
+    def __call__(self, name: str) -> torch.Tensor:
+        return torch.empty(self._shapes[self._prefix + name], device=NOWHERE, dtype=torch.bfloat16)
+
+    def linear(self, _name: str, make: Callable[[], torch.Tensor], *, fine: bool = False) -> Dense:
+        return Dense(make())
+
+    def within(self, prefix: str) -> "Weights":
+        return Weights(self._shapes, self._prefix + prefix)
+
+
 @pytest.fixture
 def config() -> Gemma3nTextConfig:
     """As many layers of each kind as E4B has."""
@@ -84,12 +103,12 @@ def test_a_decode_step_launches_few_kernels_and_waits_for_none(config, lengths):
     with NOWHERE:
         shapes = {name: tensor.shape for name, tensor in Gemma3nTextModel(config).state_dict().items()}
 
-    def read(name: str) -> torch.Tensor:
-        return torch.empty(shapes[name], device=NOWHERE, dtype=torch.bfloat16)
-
     # Whatever made the host wait for the GPU would raise: there is no number to wait for.
     with torch.inference_mode():
-        decoder = Decoder(config, read, Table(config), TokenEmbedder(read("embed_tokens.weight")))
+        weights = Weights(shapes)
+        embedding = Dense(weights("embed_tokens.weight"))
+        embedder = TokenEmbedder(embedding, config.hidden_size, torch.bfloat16, NOWHERE)
+        decoder = Decoder(config, weights, Table(config), embedder)
         cache = KVCache(config, len(lengths), 64, NOWHERE, torch.bfloat16)
         cache.reserve(64)
         cache.lengths[:] = lengths

@@ -16,12 +16,14 @@ from gemma3n_appliance.model import loader
 
 
 @pytest.fixture
-def load(engine):
+def load(engine, tmp_path):
     def with_defaults(directory: Path, **options):
         defaults = {
             "engine": engine,
             "device": "cpu",
             "dtype": "auto",
+            "quantization": "none",
+            "cache_dir": tmp_path / "cache",
             "num_slots": 2,
             "context_length": 2048,
         }

@@ -1,0 +1,81 @@
+"""A layer's feed-forward network; in the lowest layers, 95 % of its neurons rest."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .linear import Dense, Linear, Weights
+
+# For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
+_FEW = 4
+_SPARSE = 0.9
+
+
+class FeedForward:
+    """Gate, up and down; ``sparsity`` is the share of neurons that rest.
+
+    What it computes is transformers' ``Gemma3nTextMLP``.
+    """
+
+    def __init__(self, weights: Weights, sparsity: float, dtype: torch.dtype) -> None:
+        """``dtype`` is what the model computes in."""
+
+        def both() -> Tensor:
+            return torch.cat([weights("gate_proj.weight"), weights("up_proj.weight")])
+
+        self._gate_and_up = weights.linear("gate_and_up", both)
+        self._down = weights.linear("down", lambda: weights("down_proj.weight"))
+        self._cutoff = _cutoff(sparsity, dtype)
+        self._live = _live_neurons(self._gate_and_up, self._down) if sparsity >= _SPARSE else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns ``[num_tokens, hidden_size]`` for as many."""
+        if self._live and len(x) <= _FEW:
+            gates = self._cut(self._live.gates(x))
+            return torch.stack([self._live.feed(*pair) for pair in zip(x, gates, strict=True)])
+        gate, up = self._gate_and_up(x).chunk(2, dim=-1)
+        if self._cutoff is not None:
+            gate = self._cut(gate)
+        return self._down(functional.gelu(gate, approximate="tanh") * up)
+
+    def _cut(self, gate: Tensor) -> Tensor:
+        """Brings all but the most excited neurons to rest."""
+        deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
+        return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
+
+
+class _LiveNeurons:
+    """Reads no weights of neurons that rest; which do, a GPU would have to tell the host first."""
+
+    def __init__(self, gate_and_up: Tensor, down: Tensor) -> None:
+        """``down`` is best laid out so that a neuron's column lies in one piece."""
+        self._gate, self._up = gate_and_up.chunk(2)
+        self._down = down.t()
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Returns how excited every neuron is, ``[num_tokens, intermediate_size]``."""
+        return functional.linear(x, self._gate)
+
+    def feed(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Returns ``[hidden_size]``, for one token and its neurons, those at rest being zero."""
+        live = gate.nonzero()[:, 0]
+        chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(self._up[live], x)
+        return torch.mv(self._down[live].t(), chosen)
+
+
+def _live_neurons(gate_and_up: Linear, down: Linear) -> _LiveNeurons | None:
+    """Returns None where what is quantised or on a GPU is quicker read as a whole."""
+    if not isinstance(gate_and_up, Dense) or not isinstance(down, Dense) or down.weight.device.type != "cpu":
+        return None
+    down.weight = down.weight.t().contiguous().t()
+    return _LiveNeurons(gate_and_up.weight, down.weight)
+
+
+def _cutoff(sparsity: float, dtype: torch.dtype) -> float | None:
+    """Returns how many standard deviations above the mean a neuron must be to live; None where all do.
+
+    Rounded to the model's dtype, as transformers does it.
+    """
+    if not sparsity:
+        return None
+    return torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).to(dtype).item()

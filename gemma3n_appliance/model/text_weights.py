@@ -1,0 +1,128 @@
+"""A checkpoint's tensors → what our text model multiplies by."""
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import Gemma3nTextConfig, Gemma3nTextModel
+
+from . import quantize, towers
+from .checkpoint_files import CheckpointFiles, Place
+from .linear import Dense, Int4, Int8
+from .quantized_files import QuantizedFiles
+
+Quantization = Literal["none", "int8", "int4"]
+
+TABLE = "embed_tokens_per_layer.weight"
+_KEYS_AND_VALUES = re.compile(r"layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.")
+
+
+class TextWeights:
+    """Reads tensors by their names in a text model, into the dtype and to the device it computes in."""
+
+    def __init__(
+        self,
+        files: CheckpointFiles,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization = "none",
+        kept: QuantizedFiles | None = None,
+    ) -> None:
+        """``kept`` is where weights that are quantised are found, or else put, for the next start.
+
+        Raises ValueError where ``files`` have no Gemma 3n text model.
+        """
+        self._files = files
+        self._dtype = dtype
+        self._device = device
+        self._quantization = quantization
+        self._kept = kept
+        tables = [name for name in files if name.endswith(TABLE)]
+        towers.require_complete(set() if tables else {TABLE})
+        self._prefix = tables[0].removesuffix(TABLE)
+        self.num_bytes = 0
+
+    def __call__(self, name: str) -> Tensor:
+        """Returns a tensor."""
+        tensor = self._files.read(self._prefix + name).to(self._device, self._dtype)
+        self.num_bytes += tensor.nbytes
+        return tensor
+
+    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Int8 | Int4:
+        """Returns the weight that ``make`` makes of tensors, quantised where that is asked for.
+
+        A ``fine`` one has eight bits at least. One in whose shape no kernel multiplies stays as it is.
+        """
+        num_bytes = self.num_bytes
+        made = self._quantized(name, make, fine) or Dense(make())
+        self.num_bytes = num_bytes + made.num_bytes
+        return made
+
+    def _quantized(self, name: str, make: Callable[[], Tensor], fine: bool) -> Int8 | Int4 | None:
+        if self._quantization == "none":
+            return None
+        tensors = self._kept.read(name) if self._kept else None
+        if tensors is None:
+            weight = make()
+            bits = self._bits(weight, fine)
+            # None of them says that the weight stays as it is.
+            tensors = quantize.quantize(weight, bits) if bits else {}
+            if self._kept:
+                self._kept.write(name, tensors)
+        if not tensors:
+            return None
+        return quantize.linear({key: tensor.to(self._device) for key, tensor in tensors.items()})
+
+    def _bits(self, weight: Tensor, fine: bool) -> quantize.Bits | None:
+        if self._quantization == "int4" and not fine and quantize.fits(weight, "int4"):
+            return "int4"
+        return "int8" if quantize.fits(weight, "int8") else None
+
+    def within(self, prefix: str) -> "_Within":
+        """Returns the tensors whose names begin like that."""
+        return _Within(self, prefix)
+
+    def place(self, name: str) -> Place:
+        """Returns where a tensor is, which must be there."""
+        place = self._files.place(self._prefix + name)
+        if place is None:
+            raise KeyError(name)
+        return place
+
+    def lacking(self, config: Gemma3nTextConfig) -> set[str]:
+        """Returns the names of what a model of this shape has, and the files have not."""
+        with torch.device("meta"):
+            wanted = Gemma3nTextModel(config).state_dict()
+        num_owning = config.num_hidden_layers - config.num_kv_shared_layers
+        return {
+            name
+            for name, tensor in wanted.items()
+            if not _is_never_read(name, num_owning) and self._shape(name) != tuple(tensor.shape)
+        }
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        place = self._files.place(self._prefix + name)
+        return place and place.shape
+
+
+class _Within:
+    def __init__(self, weights: TextWeights, prefix: str) -> None:
+        self._weights = weights
+        self._prefix = prefix
+
+    def __call__(self, name: str) -> Tensor:
+        return self._weights(self._prefix + name)
+
+    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Int8 | Int4:
+        return self._weights.linear(self._prefix + name, make, fine=fine)
+
+    def within(self, prefix: str) -> "_Within":
+        return _Within(self._weights, self._prefix + prefix)
+
+
+def _is_never_read(name: str, num_owning: int) -> bool:
+    """Whether these are the keys and values of a layer that reads another's; some checkpoints have them."""
+    match = _KEYS_AND_VALUES.match(name)
+    return match is not None and int(match[1]) >= num_owning
