@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     quantization: Literal["none", "int8", "int4"] = "none"
     cache_dir: Path = Field(default_factory=_cache_home, validate_default=True)
-    num_slots: int = Field(4, ge=1, le=64)
-    context_length: int = Field(8192, ge=256)
+    num_slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    context_length: Annotated[int, Field(ge=256)] | Literal["auto"] = "auto"
     prefill_chunk: int = Field(512, ge=16)
     max_queue: int = Field(32, ge=0)
     load_wait: float = Field(300.0, ge=0.0)

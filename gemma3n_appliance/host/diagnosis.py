@@ -21,6 +21,7 @@ from ..errors import DownloadError
 from ..settings import Settings
 from .download import DISK_MARGIN_BYTES, is_on_disk, known_sizes
 from .hub import size_of
+from .memory_need import weights_in_memory
 from .progress import MB
 
 L4T_RELEASE = Path("/etc/nv_tegra_release")
@@ -64,7 +65,8 @@ def _found(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
-    return Finding(f"{settings.repo_id}, {settings.num_slots} slots, port {settings.gemma3n_port}")
+    bits = "" if settings.quantization == "none" else f" in {settings.quantization}"
+    return Finding(f"{settings.repo_id}{bits}, port {settings.gemma3n_port}")
 
 
 def _board(_settings: Settings) -> Finding:
@@ -128,13 +130,18 @@ def _disk(settings: Settings) -> Finding:
 def _memory(settings: Settings) -> Finding:
     fields = {name: int(kib) * 1024 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", _read(MEMORY))}
     total, available = fields.get("MemTotal", 0) / MB, fields.get("MemAvailable", 0) / MB
-    weights = sum(map(size_of, settings.model_dir.glob("*.safetensors"))) / MB
+    on_disk = sum(map(size_of, settings.model_dir.glob("*.safetensors")))
     if not settings.is_local and (sizes := known_sizes(settings)):
-        weights = sizes.num_bytes / MB
+        on_disk = sizes.num_bytes
+    weights = weights_in_memory(settings, on_disk) / MB
     needed = weights + BESIDE_WEIGHTS_MB
     text = f"{available:.0f} of {total:.0f} MB are free"
     if weights and total < needed:
-        advice = f"the model needs {needed:.0f} MB or more: choose a smaller one, or a board with more memory"
+        fewer_bits = "" if settings.quantization == "int4" else "set QUANTIZATION=int4, "
+        advice = (
+            f"the model needs {needed:.0f} MB or more: "
+            f"{fewer_bits}choose a smaller one, or a board with more memory"
+        )
         return Finding(text, advice)
     if weights and available < needed and _health(settings) is None:
         advice = (

@@ -18,6 +18,12 @@ SLIDING = "sliding_attention"
 _SMALLEST_CAPACITY = 256
 
 
+def bytes_per_position(config: Gemma3nTextConfig, dtype: torch.dtype) -> int:
+    """Returns what a token's keys and values take in a slot."""
+    num_owning_layers = config.num_hidden_layers - config.num_kv_shared_layers
+    return num_owning_layers * 2 * config.num_key_value_heads * config.head_dim * dtype.itemsize
+
+
 class KVCache:
     """One tensor per owning layer, ``[num_slots, capacity, 2 (keys, values), kv_heads, head_dim]``.
 

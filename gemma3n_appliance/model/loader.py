@@ -15,7 +15,8 @@ from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, Generatio
 
 from ..engine.runner import LoadedModel
 from ..errors import ApplianceError, ModelLoadError
-from . import native, pieces, reference
+from . import cache_size, native, pieces, reference
+from .cache_size import Asked
 from .kv_cache import KVCache
 from .memory import named_when_exhausted
 from .parts import Parts
@@ -41,8 +42,8 @@ def load(
     dtype: DType,
     quantization: Quantization,
     cache_dir: Path,
-    num_slots: int,
-    context_length: int,
+    num_slots: Asked,
+    context_length: Asked,
 ) -> LoadedModel:
     """Loads a Gemma 3n checkpoint in the hub's format; never asks the network for anything.
 
@@ -83,6 +84,7 @@ def load(
         quantization=quantization,
         weights_mb=parts.num_weight_bytes // 2**20,
         left_on_disk_mb=parts.num_bytes_left_on_disk // 2**20,
+        num_slots=loaded.runner.num_slots,
         max_context=loaded.runner.max_context,
         seconds=round(time.monotonic() - started, 1),
     )
@@ -142,10 +144,10 @@ def _towers_importable() -> bool:
     return True
 
 
-def _runner(parts: Parts, num_slots: int, context_length: int) -> SlotRunner:
+def _runner(parts: Parts, num_slots: Asked, context_length: Asked) -> SlotRunner:
     decoder = parts.decoder
-    max_context = min(context_length, decoder.config.max_position_embeddings)
-    cache = KVCache(decoder.config, num_slots, max_context, decoder.device, decoder.dtype)
+    size = cache_size.fitting(decoder, num_slots, context_length)
+    cache = KVCache(decoder.config, size.num_slots, size.max_context, decoder.device, decoder.dtype)
     return SlotRunner(parts, cache)
 
 

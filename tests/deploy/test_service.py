@@ -87,7 +87,7 @@ def test_the_first_start_downloads_loads_and_answers(board: Machine):
     assert board.property_of(API, "ActiveState") == "active"
     assert board.property_of(WARM, "ActiveState") == "active"
     assert status_of(board, WARM) == f"{MODEL} is complete and intact in {MODEL_DIR}"
-    at_rest = f"ready: {MODEL} on cpu, 4 slots; 0 running, 0 waiting"
+    at_rest = f"ready: {MODEL} on cpu, 8 slots; 0 running, 0 waiting"
     wait_until(lambda: status_of(board, API) == at_rest)  # it is told once a second
     assert ask(board, "Where are the logs?") == LOGS
 
