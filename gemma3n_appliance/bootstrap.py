@@ -92,16 +92,7 @@ def _load_model(settings: Settings, prompts: Prompts, pulse: Pulse) -> LoadedMod
     pulse.beat(WEIGHTS_LIMIT_S)
     from .model.loader import load as load_weights
 
-    model = load_weights(
-        directory,
-        engine=settings.engine,
-        device=settings.device,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        cache_dir=settings.cache_dir,
-        num_slots=settings.num_slots,
-        context_length=settings.context_length,
-    )
+    model = load_weights(directory, settings)
     warm_up(model, prompts, settings.prefill_chunk, pulse)
     pulse.rest()
     return model

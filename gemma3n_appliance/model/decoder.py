@@ -19,6 +19,7 @@ from .layer import HALF_POWER, NUM_STREAMS, Layer, Rotation, shapes
 from .linear import Weights
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
+from .static_step import StaticStep
 
 _SMALLEST_MEAN_SQUARE = 1e-5
 
@@ -72,30 +73,35 @@ class Decoder:
         Raises:
             ValueError: several tokens of several slots, which nobody asks for.
         """
+        tokens = self.tokens(embeddings)
         if step.num_new == 1:
-            tokens, rotation = self._tokens(embeddings), self._rotation(step)
-            streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
-            return self._gather(self._upper.run(streams, tokens, step, rotation))
+            return self.decode(tokens, step)
         if len(step.slots) > 1:
             raise ValueError("A prompt is read for one slot at a time.")
-        tokens = self._tokens(embeddings)
         streams = self._remember(tokens, step)[-1:]
         step = step.last()
         return self._gather(self._upper.run(streams, tokens.last(), step, self._rotation(step)))
 
+    def decode(self, tokens: "Tokens", step: CacheStep | StaticStep) -> Tensor:
+        """Does the same for one new token of every slot; asks the host for nothing."""
+        rotation = self._rotation(step)
+        streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
+        return self._gather(self._upper.run(streams, tokens, step, rotation))
+
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
-        self._remember(self._tokens(embeddings), step)
+        self._remember(self.tokens(embeddings), step)
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
         return self._embedder.weight(last_state)
 
-    def _tokens(self, embeddings: Embeddings) -> "_Tokens":
+    def tokens(self, embeddings: Embeddings) -> "Tokens":
+        """Returns what the layers are given of these tokens, with their rows of the per-layer table."""
         rows = self._table.rows(embeddings.flat_ids).to(self.device, self.dtype)
-        return _Tokens(embeddings.hidden.flatten(0, 1), rows)
+        return Tokens(embeddings.hidden.flatten(0, 1), rows)
 
-    def _remember(self, tokens: "_Tokens", step: CacheStep) -> Tensor:
+    def _remember(self, tokens: "Tokens", step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
@@ -103,7 +109,7 @@ class Decoder:
         last.remember(streams, step, rotation[last.shape.layer_type])
         return streams
 
-    def _expand(self, tokens: "_Tokens") -> Tensor:
+    def _expand(self, tokens: "Tokens") -> Tensor:
         """Returns ``[num_tokens, 5, hidden_size]``: the embedding, and three projections as long as it.
 
         The last row is any that is finite: the first layer overwrites it.
@@ -151,14 +157,15 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class Tokens:
     """Embeddings ``[num_tokens, hidden_size]``, and the table's rows ``[num_tokens, num_layers * width]``."""
 
     hidden: Tensor
     rows: Tensor
 
-    def last(self) -> "_Tokens":
-        return _Tokens(self.hidden[-1:], self.rows[-1:])
+    def last(self) -> "Tokens":
+        """Returns the last one alone."""
+        return Tokens(self.hidden[-1:], self.rows[-1:])
 
 
 class _Part:
@@ -183,7 +190,7 @@ class _Part:
         )
 
     def run(
-        self, streams: Tensor, tokens: "_Tokens", step: CacheStep, rotation: dict[str, Rotation]
+        self, streams: Tensor, tokens: "Tokens", step: CacheStep, rotation: dict[str, Rotation]
     ) -> Tensor:
         """Runs ``[num_tokens, 5, hidden_size]`` through the layers."""
         if not self.layers:
@@ -193,7 +200,7 @@ class _Part:
             streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
         return streams
 
-    def _inputs(self, tokens: "_Tokens") -> Tensor:
+    def _inputs(self, tokens: "Tokens") -> Tensor:
         """Returns ``[num_tokens, num_layers, width]``."""
         projected = self._projection(tokens.hidden).unflatten(1, (-1, self._width))
         rows = tokens.rows[:, self._columns].unflatten(1, (-1, self._width))

@@ -40,6 +40,7 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         self.max_context = max_context
+        self.generation = 0  # counts how often the tensors were replaced
         self.sliding_window: int = config.sliding_window
         self.lengths = [0] * num_slots
         shape = (num_slots, 0, 2, config.num_key_value_heads, config.head_dim)
@@ -73,6 +74,11 @@ class KVCache:
         for index in range(len(self.layers)):
             self._grow(index, min(capacity, self.max_context))
 
+    @property
+    def capacity(self) -> int:
+        """Positions that there is room for in every slot."""
+        return self.layers[-1].shape[1]
+
     def _grow(self, index: int, capacity: int) -> None:
         layer = self.layers[index]
         held = layer.shape[1]
@@ -81,6 +87,7 @@ class KVCache:
             grown = layer.new_zeros((layer.shape[0], capacity, *layer.shape[2:]))
             grown[:, :held] = layer
             self.layers[index] = grown
+            self.generation += 1
 
     def clear(self, slot: int) -> None:
         """Empties a slot; its numbers go too, because NaN among them would reach its next tenant."""

@@ -1,11 +1,11 @@
 """A checkpoint's directory → a model ready to run."""
 
+import dataclasses
 import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import torch
@@ -15,62 +15,45 @@ from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, Generatio
 
 from ..engine.runner import LoadedModel
 from ..errors import ApplianceError, ModelLoadError
+from ..settings import Settings
 from . import cache_size, native, pieces, reference
-from .cache_size import Asked
+from .cuda_graph import GraphRecorder
 from .kv_cache import KVCache
 from .memory import named_when_exhausted
 from .parts import Parts
 from .runner import SlotRunner
-from .text_weights import Quantization
+from .static_decoder import StaticDecoder
 from .torchvision_ops import make_torchvision_importable
 
 log = structlog.get_logger(__name__)
 
-EngineName = Literal["native", "reference"]
-Device = Literal["auto", "cpu", "cuda"]
-DType = Literal["auto", "bfloat16", "float32"]
 _SMALLER_MODEL = "Set QUANTIZATION=int4, serve a smaller model, or lower NUM_SLOTS."
 
 Config = Gemma3nConfig | Gemma3nTextConfig
 
 
-def load(
-    directory: Path,
-    *,
-    engine: EngineName,
-    device: Device,
-    dtype: DType,
-    quantization: Quantization,
-    cache_dir: Path,
-    num_slots: Asked,
-    context_length: Asked,
-) -> LoadedModel:
+def load(directory: Path, settings: Settings) -> LoadedModel:
     """Loads a Gemma 3n checkpoint in the hub's format; never asks the network for anything.
 
-    Where timm or torchvision are missing, a multimodal checkpoint is loaded for text alone. The native engine
-    keeps quantised weights in ``cache_dir``; the reference takes no ``quantization``.
+    Where timm or torchvision are missing, a multimodal checkpoint is loaded for text alone.
 
     Raises:
         ModelLoadError: files are missing, broken or not Gemma 3n's, or there is no such device.
         InsufficientMemoryError: the model does not fit into memory.
     """
     started = time.monotonic()
-    torch_device = _device(device)
+    device = _device(settings)
     with _named_when_broken(directory), named_when_exhausted("the model", _SMALLER_MODEL):
         transformers.logging.set_verbosity_error()  # or it lists every weight that is not needed
         transformers.logging.disable_progress_bar()
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         config = _config(directory)
-        computing = config, _dtype(dtype, torch_device), torch_device
-        if engine == "native":
-            parts = native.load(directory, *computing, quantization, cache_dir)
-        else:
-            parts = reference.load(directory, *computing)
+        parts = _parts(directory, config, device, settings)
         loaded = LoadedModel(
-            runner=_runner(parts, num_slots, context_length),
+            runner=_runner(parts, settings),
             pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
             eos_token_ids=_eos_token_ids(directory, config, tokenizer),
-            device=str(torch_device),
+            device=str(device),
             num_bytes_left_on_disk=parts.num_bytes_left_on_disk,
             has_vision=parts.encoder is not None,
             has_audio=parts.encoder is not None,
@@ -78,10 +61,10 @@ def load(
     log.info(
         "model loaded",
         directory=str(directory),
-        engine=engine,
+        engine=settings.engine,
         device=loaded.device,
         dtype=str(parts.decoder.dtype).removeprefix("torch."),
-        quantization=quantization,
+        quantization=settings.quantization,
         weights_mb=parts.num_weight_bytes // 2**20,
         left_on_disk_mb=parts.num_bytes_left_on_disk // 2**20,
         num_slots=loaded.runner.num_slots,
@@ -91,21 +74,31 @@ def load(
     return loaded
 
 
-def _device(device: Device) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
+def _parts(directory: Path, config: Config, device: torch.device, settings: Settings) -> Parts:
+    dtype = _dtype(settings, device)
+    if settings.engine == "reference":
+        return reference.load(directory, config, dtype, device)
+    parts = native.load(directory, config, dtype, device, settings.quantization, settings.cache_dir)
+    if device.type == "cuda" and settings.cuda_graphs:
+        return dataclasses.replace(parts, decoder=StaticDecoder(parts.decoder, GraphRecorder()))
+    return parts
+
+
+def _device(settings: Settings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("DEVICE=cuda, but torch finds no GPU. Install a CUDA build of torch.")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _dtype(dtype: DType, device: torch.device) -> torch.dtype:
+def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
     """Gemma 3n was trained in bfloat16, and float16 overflows (huggingface/transformers#39972).
 
     A CPU without AVX-512 prefills 5.5 times slower in bfloat16 than in float32, and its results there
     depend on what else is in the batch.
     """
-    if dtype == "auto":
+    if settings.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
 
 
 @contextmanager
@@ -144,9 +137,9 @@ def _towers_importable() -> bool:
     return True
 
 
-def _runner(parts: Parts, num_slots: Asked, context_length: Asked) -> SlotRunner:
+def _runner(parts: Parts, settings: Settings) -> SlotRunner:
     decoder = parts.decoder
-    size = cache_size.fitting(decoder, num_slots, context_length)
+    size = cache_size.fitting(decoder, settings.num_slots, settings.context_length)
     cache = KVCache(decoder.config, size.num_slots, size.max_context, decoder.device, decoder.dtype)
     return SlotRunner(parts, cache)
 

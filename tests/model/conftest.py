@@ -3,6 +3,7 @@
 import gemma3n_appliance.model  # noqa: F401 - before transformers: it makes torchvision importable
 
 # isort: split
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.parts import Parts
 from gemma3n_appliance.model.runner import SlotRunner
 from gemma3n_appliance.model.sampler import sample
+from gemma3n_appliance.model.static_decoder import StaticDecoder
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 GREEDY = Sampling(temperature=0.0)
@@ -107,7 +109,7 @@ def checkpoint_dir(multimodal_model, processor, tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session", params=["native", "reference"])
+@pytest.fixture(scope="session", params=["native", "reference", "static"])
 def engine(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -119,10 +121,21 @@ def text_dir(text_model, tmp_path_factory) -> Path:
     return directory
 
 
+class Steadfast(StaticDecoder):
+    """Fails where the other would fall back."""
+
+    def _give_up(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
 def _parts(engine: str, model, directory: Path) -> Parts:
     if engine == "reference":
         return reference.parts(model, directory)
-    return native.load(directory, model.config, torch.float32, torch.device("cpu"))
+    parts = native.load(directory, model.config, torch.float32, torch.device("cpu"))
+    if engine == "static":
+        # As on a GPU, but that nothing is recorded.
+        return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, lambda compute: compute))
+    return parts
 
 
 @pytest.fixture(scope="session")

@@ -13,21 +13,19 @@ from gemma3n_appliance.demo import architecture
 from gemma3n_appliance.engine.request import GenerationRequest, Image, Sampling
 from gemma3n_appliance.errors import ModelLoadError
 from gemma3n_appliance.model import loader
+from gemma3n_appliance.settings import Settings
+
+
+@pytest.fixture(params=["native", "reference"])
+def engine(request):
+    return request.param
 
 
 @pytest.fixture
 def load(engine, tmp_path):
     def with_defaults(directory: Path, **options):
-        defaults = {
-            "engine": engine,
-            "device": "cpu",
-            "dtype": "auto",
-            "quantization": "none",
-            "cache_dir": tmp_path / "cache",
-            "num_slots": 2,
-            "context_length": 2048,
-        }
-        return loader.load(directory, **{**defaults, **options})
+        defaults = {"engine": engine, "device": "cpu", "num_slots": 2, "context_length": 2048}
+        return loader.load(directory, Settings(cache_dir=tmp_path / "cache", **{**defaults, **options}))
 
     return with_defaults
 

@@ -1,0 +1,138 @@
+"""Decode steps that are recorded once and replayed: what is left of launching their kernels is one launch.
+
+A step of 35 layers is some 1,400 kernels, and a Jetson's CPU needs longer to launch them than its GPU to run
+them. Recorded are steps of a few sizes: a batch is filled up, and looks at a whole power of two of positions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+import torch
+from torch import Tensor
+
+from .decoder import Decoder, Tokens
+from .embeddings import Embeddings
+from .kv_cache import CacheStep, KVCache
+from .static_step import StaticStep
+
+Replay = Callable[[], Tensor]
+# Takes what computes a step from tensors that stay where they are, and returns what does it again.
+Record = Callable[[Replay], Replay]
+
+# Recorded and computed anew may differ by how sums are ordered, and not by more.
+_MOST_APART = 0.5
+_SHORTEST = 256
+
+log = structlog.get_logger(__name__)
+
+
+class StaticDecoder:
+    """A `Decoder` whose decode steps are replayed; see `parts.TextDecoder`."""
+
+    def __init__(self, decoder: Decoder, record: Record) -> None:
+        self.config = decoder.config
+        self.device = decoder.device
+        self.dtype = decoder.dtype
+        self._decoder = decoder
+        self._record = record
+        self._recorded: dict[tuple[int, int], _Recorded] = {}
+        self._state_of: tuple[KVCache, int] | None = None
+        self._gave_up = False
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
+        """See `parts.TextDecoder`."""
+        return self._decoder.embed(token_ids)
+
+    def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
+        """See `parts.TextDecoder`."""
+        self._decoder.remember(embeddings, step)
+
+    def logits(self, last_state: Tensor) -> Tensor:
+        """See `parts.TextDecoder`."""
+        return self._decoder.logits(last_state)
+
+    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
+        """See `parts.TextDecoder`."""
+        if step.num_new > 1 or self._gave_up:
+            return self._decoder.forward(embeddings, step)
+        tokens = self._decoder.tokens(embeddings)
+        self._forget_if_moved(step.cache)
+        size = _at_least(len(step.slots), 1), min(_at_least(step.longest, _SHORTEST), step.cache.capacity)
+        if size in self._recorded:
+            return self._recorded[size].run(tokens, step)
+        return self._first(size, tokens, step)
+
+    def _first(self, size: tuple[int, int], tokens: Tokens, step: CacheStep) -> Tensor:
+        """Computes a step anew, records it, and compares."""
+        wanted = self._decoder.decode(tokens, step)
+        if not wanted.isfinite().all():  # the fault of a request, and nothing to compare with
+            return wanted
+        try:
+            recorded = _Recorded(self._decoder, step.cache, *size, tokens)
+            recorded.record(self._record, tokens, step)
+            found = recorded.run(tokens, step)
+        except RuntimeError as error:
+            self._give_up(str(error))
+            return wanted
+        apart = ((found - wanted).float().norm() / wanted.float().norm()).item()
+        if not apart < _MOST_APART:
+            self._give_up(f"a step of {size} came out {apart:.2g} apart")
+            return wanted
+        self._recorded[size] = recorded
+        return wanted
+
+    def _give_up(self, reason: str) -> None:
+        log.warning("decode steps are not replayed: answers take longer", reason=reason.partition("\n")[0])
+        self._gave_up = True
+        self._recorded.clear()
+
+    def _forget_if_moved(self, cache: KVCache) -> None:
+        """What was recorded reads the cache where it was then."""
+        if self._state_of != (cache, cache.generation):
+            self._recorded.clear()
+            self._state_of = (cache, cache.generation)
+
+
+class _Recorded:
+    """Steps of one size, and the tensors they read."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, batch: int, length: int, like: Tokens) -> None:
+        self._decoder = decoder
+        self._tokens = Tokens(*(x.new_zeros((batch, x.shape[1])) for x in (like.hidden, like.rows)))
+        slots = torch.zeros(batch, dtype=torch.int64, device=decoder.device)
+        self._cache, self._slots, self._positions = cache, slots, slots.clone()[:, None]
+        self._length = length
+        self._replay: Replay = self._compute
+
+    def record(self, record: Record, tokens: Tokens, step: CacheStep) -> None:
+        """Records a step, which writes to the cache what it computes."""
+        self._fill(tokens, step)
+        self._replay = record(self._compute)
+
+    def run(self, tokens: Tokens, step: CacheStep) -> Tensor:
+        """Returns the states of ``step``, until the next run overwrites them."""
+        self._fill(tokens, step)
+        return self._replay()[: len(step.slots)]
+
+    def _compute(self) -> Tensor:
+        # Made anew, because what it derives of the positions has to be computed in the step.
+        return self._decoder.decode(
+            self._tokens, StaticStep(self._cache, self._slots, self._positions, self._length)
+        )
+
+    def _fill(self, tokens: Tokens, step: CacheStep) -> None:
+        """Puts a step in its place; what is left of the batch repeats the first slot, and changes nothing."""
+        given = (
+            (self._tokens.hidden, tokens.hidden),
+            (self._tokens.rows, tokens.rows),
+            (self._slots, torch.tensor(step.slots, device=self._slots.device)),
+            (self._positions, step.positions),
+        )
+        for place, value in given:
+            place[: len(value)] = value
+            place[len(value) :] = value[:1]
+
+
+def _at_least(number: int, smallest: int) -> int:
+    """Returns the next power of two."""
+    return max(smallest, 1 << (number - 1).bit_length())

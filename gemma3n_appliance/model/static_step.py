@@ -1,0 +1,60 @@
+"""A decode step of the same shapes whatever the lengths of its slots, which are tensors on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv_cache import FULL, SLIDING, KVCache
+
+
+@dataclass(frozen=True, eq=False)
+class StaticSpan:
+    """The positions that queries look at: the first ``length`` of every slot, or those of ``indices``.
+
+    ``mask`` is what to add to scores, ``[batch, 1, 1, positions]``; ``indices`` are ``[batch, positions]``.
+    """
+
+    length: int
+    mask: Tensor
+    indices: Tensor | None = None
+
+
+class StaticStep:
+    """Does for layers what `CacheStep` does, for one new position of each slot.
+
+    A slot may be there twice, with the same position and the same token.
+    """
+
+    num_new = 1
+
+    def __init__(self, cache: KVCache, slots: Tensor, positions: Tensor, length: int) -> None:
+        """``slots`` is int64 ``[batch]``, ``positions`` int64 ``[batch, 1]``, all below ``length``."""
+        self.positions = positions
+        self._cache = cache
+        self._slots = slots
+        keys = torch.arange(length, device=positions.device)
+        everything = StaticSpan(length, self._mask(keys <= positions))
+        self.spans = {FULL: everything, SLIDING: everything}
+        window = cache.sliding_window
+        if length > window:
+            behind = positions - torch.arange(window - 1, -1, -1, device=positions.device)
+            self.spans[SLIDING] = StaticSpan(window, self._mask(behind >= 0), behind.clamp(min=0))
+
+    def write(self, owner: int, keys_and_values: Tensor) -> None:
+        """Writes ``[batch, 2, kv_heads, head_dim]`` to the layer that owns them."""
+        self._cache.layers[owner].index_put_((self._slots, self.positions[:, 0]), keys_and_values)
+
+    def read(self, owner: int, span: StaticSpan) -> tuple[Tensor, Tensor]:
+        """Returns keys and values, each ``[batch, kv_heads, positions, head_dim]``."""
+        layer = self._cache.layers[owner]
+        if span.indices is None:
+            seen = layer[:, : span.length].index_select(0, self._slots)
+        else:
+            seen = layer[self._slots[:, None], span.indices]
+        keys, values = seen.unbind(2)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def _mask(self, is_seen: Tensor) -> Tensor:
+        nothing = torch.zeros((), device=is_seen.device, dtype=self._cache.dtype)
+        return torch.where(is_seen, nothing, -torch.inf)[:, None, None]
