@@ -32,6 +32,9 @@ class Shape:
     table_width: int = 64
     dtype: str = "float32"
 
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.name}"
+
 
 E2B_LIKE = Shape("30 layers, 10 shared", 30, 10, 512, 2048)
 E4B_LIKE = Shape("35 layers, 15 shared", 35, 15, 512, 2048)

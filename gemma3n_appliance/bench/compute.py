@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import Gemma3nForCausalLM
@@ -12,11 +13,11 @@ from transformers import Gemma3nForCausalLM
 from ..model import native
 from ..model.kv_cache import KVCache
 from ..model.parts import TextDecoder
+from ..model.text_weights import Quantization
 from . import checkpoints
 from .checkpoints import Shape
 from .report import Row
 
-TRANSFORMERS = "transformers' forward"
 PROMPT = 512
 NUM_STEPS = 24
 NUM_FIRST = 16
@@ -25,18 +26,17 @@ NUM_FIRST = 16
 def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
     """Measures and yields, one figure after the other."""
     for shape in (checkpoints.E2B_LIKE, checkpoints.E4B_LIKE):
-        pair = Pair(checkpoints.at(cache, shape), shape)
-        what = f"prefill of {PROMPT} tokens, {shape.dtype}, {shape.name}"
-        yield pair.row(what, num_rounds, lambda pair=pair: (pair.our_prefill, pair.their_prefill))
+        models = Models(checkpoints.at(cache, shape), shape)
+        yield models.row(f"prefill of {PROMPT} tokens, {shape}", num_rounds, "prefill")
     shape = checkpoints.MEMORY_BOUND
-    pair = Pair(checkpoints.at(cache, shape), shape)
-    for batch in (1, 2, 4, 8):
-        what = f"decode step, batch {batch}, {shape.dtype}, {shape.name}"
-        yield pair.row(what, num_rounds, lambda batch=batch: pair.decodes(batch))
+    for quantization in ("none", "int8", "int4"):
+        models = Models(checkpoints.at(cache, shape), shape, quantization)
+        weights = "" if quantization == "none" else f", {quantization} weights"
+        for batch in (1, 2, 4, 8):
+            yield models.row(f"decode step, batch {batch}, {shape}{weights}", num_rounds, "decode", batch)
     shape = checkpoints.LAUNCH_BOUND
-    pair = Pair(checkpoints.at(cache, shape), shape)
-    what = f"decode step, batch 1, {shape.dtype}, {shape.name}"
-    yield pair.row(what, num_rounds, lambda: pair.decodes(1))
+    models = Models(checkpoints.at(cache, shape), shape)
+    yield models.row(f"decode step, batch 1, {shape}", num_rounds, "decode")
 
 
 @dataclass(frozen=True)
@@ -47,51 +47,55 @@ class Timed:
     tokens: list[int]
 
 
-Run = Callable[[], Timed]
+class Models:
+    """One checkpoint, loaded by us and by transformers; where ours is quantised, by it in two dtypes."""
 
-
-class Pair:
-    """One checkpoint, loaded by us and by transformers."""
-
-    def __init__(self, directory: Path, shape: Shape) -> None:
+    def __init__(self, directory: Path, shape: Shape, quantization: Quantization = "none") -> None:
+        names = [shape.dtype] if quantization == "none" else ["float32", "bfloat16"]
+        self._theirs = {
+            name: Gemma3nForCausalLM.from_pretrained(
+                directory, dtype=getattr(torch, name), local_files_only=True
+            ).eval()
+            for name in names
+        }
+        self._config = self._theirs[names[0]].config
         dtype = getattr(torch, shape.dtype)
-        self._theirs = Gemma3nForCausalLM.from_pretrained(
-            directory, dtype=dtype, local_files_only=True
-        ).eval()
-        self._config = self._theirs.config
-        self._ours: TextDecoder = native.load(directory, self._config, dtype, torch.device("cpu")).decoder
+        parts = native.load(directory, self._config, dtype, torch.device("cpu"), quantization)
+        self._ours: TextDecoder = parts.decoder
         generator = torch.Generator().manual_seed(1)
         self._ids = torch.randint(0, checkpoints.VOCAB_SIZE, (8, PROMPT), generator=generator).tolist()
 
-    def row(self, what: str, num_rounds: int, runs: Callable[[], tuple[Run, Run]]) -> Row:
-        """Runs both in turns; the first round warms up and does not count."""
-        ours, theirs = runs()
-        seconds = [(ours().seconds, theirs().seconds) for _ in range(num_rounds + 1)][1:]
-        in_ms = [[1e3 * second for second in column] for column in zip(*seconds, strict=True)]
-        return Row(what, "ms", in_ms[0], in_ms[1], TRANSFORMERS)
-
-    def decodes(self, batch: int) -> tuple[Run, Run]:
-        """Returns what measures our median decode step, and theirs."""
-        return lambda: self._our_decode(batch), lambda: self._their_decode(batch)
+    def row(self, what: str, num_rounds: int, measure: Literal["prefill", "decode"], batch: int = 1) -> Row:
+        """Runs all in turns, and keeps the better of theirs; the first round warms up and does not count."""
+        seconds: dict[str, list[float]] = {}
+        for _ in range(num_rounds + 1):
+            seconds.setdefault("ours", []).append(getattr(self, f"our_{measure}")(batch).seconds)
+            for name in self._theirs:
+                found = getattr(self, f"their_{measure}")(batch, name)
+                seconds.setdefault(name, []).append(found.seconds)
+        in_ms = {name: [1e3 * second for second in column[1:]] for name, column in seconds.items()}
+        best = min(self._theirs, key=lambda name: statistics.median(in_ms[name]))
+        return Row(what, "ms", in_ms["ours"], in_ms[best], f"transformers' forward, {best}")
 
     @torch.inference_mode()
-    def our_prefill(self) -> Timed:
-        """Until the first token is known."""
+    def our_prefill(self, _batch: int = 1) -> Timed:
+        """Until the first token of one prompt is known."""
         cache = self._cache(1)
         began = time.perf_counter()
         tokens = self._our_step(cache, [0], [self._ids[0]])
         return Timed(time.perf_counter() - began, tokens)
 
     @torch.inference_mode()
-    def their_prefill(self) -> Timed:
-        """Until the first token is known."""
+    def their_prefill(self, _batch: int, dtype: str) -> Timed:
+        """Until the first token of one prompt is known."""
         began = time.perf_counter()
-        logits = self._theirs(torch.tensor(self._ids[:1]), use_cache=True, logits_to_keep=1).logits
+        logits = self._theirs[dtype](torch.tensor(self._ids[:1]), use_cache=True, logits_to_keep=1).logits
         tokens = logits[:, -1].argmax(dim=-1).tolist()
         return Timed(time.perf_counter() - began, tokens)
 
     @torch.inference_mode()
-    def _our_decode(self, batch: int) -> Timed:
+    def our_decode(self, batch: int) -> Timed:
+        """The median step."""
         cache = self._cache(batch)
         tokens = [self._our_step(cache, [slot], [self._ids[slot][:NUM_FIRST]])[0] for slot in range(batch)]
         seconds = []
@@ -102,14 +106,16 @@ class Pair:
         return Timed(statistics.median(seconds), tokens)
 
     @torch.inference_mode()
-    def _their_decode(self, batch: int) -> Timed:
+    def their_decode(self, batch: int, dtype: str) -> Timed:
+        """The median step."""
+        model = self._theirs[dtype]
         first = torch.tensor([ids[:NUM_FIRST] for ids in self._ids[:batch]])
-        output = self._theirs(first, use_cache=True, logits_to_keep=1)
+        output = model(first, use_cache=True, logits_to_keep=1)
         tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         seconds = []
         for _ in range(NUM_STEPS):
             began = time.perf_counter()
-            output = self._theirs(tokens, past_key_values=output.past_key_values, use_cache=True)
+            output = model(tokens, past_key_values=output.past_key_values, use_cache=True)
             tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
             found = tokens.flatten().tolist()
             seconds.append(time.perf_counter() - began)

@@ -24,13 +24,21 @@ def test_a_checkpoint_is_made_once(directory: Path):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_both_models_are_asked_for_the_same_tokens(directory: Path, batch: int):
-    pair = compute.Pair(directory, TINY)
-    ours, theirs = pair.decodes(batch)
-    assert ours().tokens == theirs().tokens
-    assert pair.our_prefill().tokens == pair.their_prefill().tokens
-    row = pair.row("steps", 2, lambda: pair.decodes(batch))
-    assert len(row.ours) == len(row.peers) == 2
-    assert min(*row.ours, *row.peers) > 0
+    models = compute.Models(directory, TINY)
+    assert models.our_decode(batch).tokens == models.their_decode(batch, "float32").tokens
+    assert models.our_prefill().tokens == models.their_prefill(1, "float32").tokens
+
+
+def test_a_row_has_every_round_of_ours_and_of_the_better_of_theirs(directory: Path, monkeypatch):
+    quick = compute.Timed(0.001, [])
+    slow = compute.Timed(0.002, [])
+    models = compute.Models(directory, TINY, "int8")
+    assert len(models.our_decode(2).tokens) == 2
+    monkeypatch.setattr(models, "our_decode", lambda _batch: quick)
+    monkeypatch.setattr(models, "their_decode", lambda _, dtype: quick if dtype == "bfloat16" else slow)
+    row = models.row("steps", 2, "decode", 3)
+    assert (row.ours, row.peers, row.ratio) == ([1, 1], [1, 1], 1)
+    assert row.peer == "transformers' forward, bfloat16"
 
 
 @pytest.fixture(scope="module")
