@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +85,34 @@ def present(path: Path) -> tuple[bytes, int] | None:
 
 
 def write(path: Path, content: bytes, mode: int) -> None:
-    """Replaces a file in one step."""
+    """Replaces a file in one step, which a power cut does not undo by half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=".gemma3n-", dir=path.parent, delete=False) as file:
-        try:
+    partial = partial_of(path)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            os.fchown(descriptor, ROOT, ROOT)
+            os.fchmod(descriptor, mode)
             file.flush()
-            os.fchown(file.fileno(), ROOT, ROOT)
-            os.fchmod(file.fileno(), mode)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+            os.fsync(descriptor)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink()
+        raise
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.gemma3n-new")
+
+
+def require_maskable(files: list[dict[str, Any]]) -> str | None:
+    """Says which secret Ansible could not mask in its log, where it quotes what it was given."""
+    for file in files:
+        if file["secret"] is not None and repr(file["secret"])[1:-1] != file["secret"]:
+            return f"The secret for {file['path']} holds a line break, a quote or a backslash."
+    return None
 
 
 def difference(file: dict[str, Any], before: bytes | None, after: bytes | None) -> dict[str, str]:
@@ -132,10 +147,15 @@ def main() -> None:
         }
     }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
+    os.umask(0o022)
+    if fault := require_maskable(module.params["files"]):
+        module.fail_json(msg=fault)
     paths, differences = [], []
     for file in module.params["files"]:
         path = Path(file["path"])
         try:
+            if not module.check_mode:  # what a run that was killed has left
+                partial_of(path).unlink(missing_ok=True)
             before, after = present(path), wanted(file)
             if before == after and not path.is_symlink():
                 continue
@@ -144,7 +164,7 @@ def main() -> None:
             elif not module.check_mode:
                 write(path, *after)
         except OSError as error:
-            module.fail_json(msg=f"{path} could not be written or removed: {error}.")
+            module.fail_json(msg=f"{path} could not be read, written or removed: {error}.")
         paths.append(file["path"])
         differences.append(difference(file, before and before[0], after and after[0]))
     module.exit_json(changed=bool(paths), paths=paths, diff=differences)

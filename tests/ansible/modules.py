@@ -16,9 +16,11 @@ class AnsibleModule:
 
     params: ClassVar[dict[str, object]] = {}
     check_mode: ClassVar[bool] = False
+    argument_spec: ClassVar[dict[str, object]]
     told: ClassVar[dict[str, object]]
 
-    def __init__(self, **_: object) -> None: ...
+    def __init__(self, argument_spec: dict[str, object], **_: object) -> None:
+        AnsibleModule.argument_spec = argument_spec
 
     def exit_json(self, **told: object) -> None:
         AnsibleModule.told = told

@@ -67,6 +67,29 @@ def test_a_change_is_shown_but_for_secrets(module, tmp_path):
     assert "hf_" not in str(told)
 
 
+def test_ansible_is_told_what_to_mask(module, tmp_path):
+    run(module, {"path": str(tmp_path / "token"), "secret": "hf_secret"})
+    assert AnsibleModule.argument_spec["files"]["options"]["secret"]["no_log"] is True
+
+
+@pytest.mark.parametrize("secret", ["hf_secret\n", "hf_\\secret"])
+def test_what_ansible_could_not_mask_is_refused(module, tmp_path, secret):
+    with pytest.raises(SystemExit):
+        run(module, {"path": str(tmp_path / "token"), "secret": secret})
+    assert "line break, a quote or a backslash" in AnsibleModule.told["failure"]
+    assert "hf_" not in AnsibleModule.told["failure"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_run_that_was_killed_leaves_no_secret_behind(module, tmp_path, wanted):
+    token = {"path": str(tmp_path / "token"), "secret": "hf_secret"}
+    run(module, token)
+    (tmp_path / ".token.gemma3n-new").write_text("hf_half")
+    run(module, token | {"wanted": wanted})
+    assert [path.name for path in tmp_path.iterdir()] == ["token"] * wanted
+
+
 @pytest.mark.parametrize("spoil", ["mode", "link", "owner"])
 def test_more_than_the_content_counts(module, monkeypatch, tmp_path, spoil):
     settings, elsewhere = tmp_path / "settings", tmp_path / "elsewhere"

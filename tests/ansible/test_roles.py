@@ -1,6 +1,8 @@
 """Roles keep their promises, as far as one sees without running them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jinja2
@@ -45,8 +47,28 @@ def test_secrets_are_not_logged(role):
                 if "_token" in content or "_certificate }}" in content:
                     assert inner.get("no_log") is True, inner["name"]
     known = yaml.safe_load((role / "vars/main.yml").read_text())
-    for file in known.get("gemma3n_service_configuration", []):
-        assert "_token" not in file.get("content", "")
+    if role.name == "gemma3n_service":
+        written = known["gemma3n_service_configuration"]
+        assert {file["path"] for file in written if "secret" in file} == {"/etc/gemma3n/hf_token"}
+        assert {file["path"] for file in written if "_token" in file.get("content", "")} == set()
+
+
+def test_a_torch_that_cannot_be_imported_is_explained(tmp_path):
+    """By what proves a release, before anything imports the package's own torch code."""
+    tasks = yaml.safe_load((ANSIBLE / "roles/gemma3n_runtime/tasks/release.yml").read_text())
+    inner = [task for task in tasks for task in task.get("block", [task])]
+    [proof] = [task for task in inner if "script" in task.get("vars", {})]
+    script = proof["vars"]["script"].replace("{{ parts | join(', ') }}", "sys; print('fits together')")
+    (tmp_path / "torch.py").write_text("raise ImportError('libcusparseLt.so.0: cannot open shared object')")
+    proved = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {script}"],
+        capture_output=True,
+        text=True,
+        cwd=ANSIBLE.parent,
+    )
+    assert (proved.returncode, proved.stderr) == (1, "")
+    assert "torch cannot be imported" in proved.stdout
+    assert "libcusparseLt.so.0" in proved.stdout
 
 
 def test_the_models_defaults_are_the_settings_own():

@@ -33,7 +33,8 @@ VARIABLES = {
     "gemma3n_service_answer": "journalctl",
 }
 SUDO_PASSWORD = "sudo of the lab"
-VAULT = {"gemma3n_model_hf_token": TOKEN, "lab_sudo_password": SUDO_PASSWORD}
+# As `|` in YAML and `echo` leave it, with a line break.
+VAULT = {"gemma3n_model_hf_token": f"{TOKEN}\n", "lab_sudo_password": SUDO_PASSWORD}
 # So that requests wait at the gateway even where there are few.
 GATEWAY_VARIABLES = {"ansible_user": USER, "gemma3n_gateway_requests_per_board": 1}
 

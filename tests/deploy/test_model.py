@@ -30,6 +30,10 @@ def test_a_wrong_token_is_told(fleet: Fleet):
     assert refused.returncode != 0
     assert "does not accept HF_TOKEN" in " ".join(refused.stdout.split())
     assert "hf_wrong" not in refused.stdout + refused.stderr
+    # The folder it began is empty, and has no manifest that would tell whose it is.
+    [board] = fleet.boards
+    purged = fleet.run("provision", "--tags", "purge")
+    assert (purged.returncode, board.shell("ls /srv/models")) == (0, ""), purged.stdout + purged.stderr
 
 
 def test_a_model_can_come_from_the_controller_and_be_purged(fleet: Fleet, hub: Hub, tmp_path: Path):
