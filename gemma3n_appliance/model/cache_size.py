@@ -1,5 +1,6 @@
 """How many slots, and of how long a context, there is memory for."""
 
+import gc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def fitting(decoder: TextDecoder, num_slots: Asked, context_length: Asked) -> Ca
     Raises:
         InsufficientMemoryError: there is not even room for one request.
     """
+    gc.collect()
+    torch.cuda.empty_cache()  # or what loading has used and left counts as taken
     available = _available_bytes(decoder.device)
     room = max(available - _LEFT_FREE, available // 4)
     per_position = bytes_per_position(decoder.config, decoder.dtype)

@@ -156,7 +156,7 @@ class Layer:
         attended = self._attend(projected[:, :num_inputs], step, rotation)
         attended = self._attention_norm(self._output(attended))
         laurel = self._laurel_norm(self._laurel(projected[:, num_inputs:]))
-        # Two sums, one kernel.
+        # Of one token, two sums are one kernel.
         seen, passed = torch._foreach_add([attended, active], [laurel, normed])
         gated = torch.add(seen, passed, alpha=HALF_POWER)
         fed = self._feed_forward(self._ffn_norm(gated))

@@ -1,7 +1,7 @@
 """What a layer multiplies by: numbers as they are, bytes, or nibbles that a kernel unpacks as it reads them.
 
-A decode step costs what it reads: half of that in bytes, a quarter in nibbles. The kernels are torch's own,
-which a board has without a compiler; they multiply in bfloat16, whatever the model computes in.
+A decode step costs what it reads: half of that in bytes, a third in nibbles. The kernels are torch's own,
+which a board has without a compiler; they are given bfloat16, whatever the model computes in.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 GROUP = 32
-# For more tokens than that, unpacking a weight once and multiplying as usual is quicker.
+# For more tokens than that, unpacking bytes once and multiplying as usual is quicker, on a CPU at least.
+# Nibbles stay packed: in the kernel's order, only the kernel reads them.
 _FEW_TOKENS = 64
 # The tallest tile of weights that still divides them, so much the GPU's kernel takes at once.
 _TILES = (8, 4, 2)

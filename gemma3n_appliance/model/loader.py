@@ -80,7 +80,7 @@ def _parts(directory: Path, config: Config, device: torch.device, settings: Sett
         return reference.load(directory, config, dtype, device)
     parts = native.load(directory, config, dtype, device, settings.quantization, settings.cache_dir)
     if device.type == "cuda" and settings.cuda_graphs:
-        return dataclasses.replace(parts, decoder=StaticDecoder(parts.decoder, GraphRecorder()))
+        return dataclasses.replace(parts, decoder=StaticDecoder(parts.decoder, GraphRecorder))
     return parts
 
 

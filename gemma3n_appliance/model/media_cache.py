@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor
 
+from ..errors import EngineError
 from .soft_tokens import MediaEncoder, SoftTokens
 
 # Some sixty pictures of Google's models in bfloat16.
@@ -20,10 +21,16 @@ class MediaCache:
         self._by_digest: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def features(self, item: SoftTokens) -> Tensor:
-        """Returns ``[num_soft_tokens, hidden_size]``."""
+        """Returns ``[num_soft_tokens, hidden_size]``.
+
+        Raises:
+            EngineError: the encoder computed no numbers, which would stay in a slot beyond its request.
+        """
         features = self._by_digest.pop(item.digest, None)
         if features is None:
             features = self._encoder.encode(item.media)
+            if not features.isfinite().all():
+                raise EngineError("The model computed NaN for this request. Check its images and audio.")
             self._num_bytes += features.nbytes
         self._by_digest[item.digest] = features
         while self._num_bytes > self._max_bytes:

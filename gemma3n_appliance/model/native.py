@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import Gemma3nConfig, Gemma3nTextConfig
 
-from . import towers
+from . import quantize, towers
 from .checkpoint_files import CheckpointFiles
 from .decoder import Decoder, require_supported
 from .embeddings import TokenEmbedder
@@ -28,15 +28,16 @@ def load(
     What is quantised is kept in ``cache_dir``, if there is one, for the next start.
 
     Raises:
-        ModelLoadError: the model is none that we compute.
+        ModelLoadError: the model is none that we compute, or torch has no kernels for quantised weights.
         ValueError: weights are missing or misshapen.
     """
     text_config = config.get_text_config()
     require_supported(text_config)
     files = CheckpointFiles(directory)
     kept = None
-    if cache_dir and quantization != "none":
-        kept = QuantizedFiles(cache_dir, directory, quantization)
+    if quantization != "none":
+        quantize.require_kernels(quantization, device)
+        kept = QuantizedFiles(cache_dir, directory, quantization) if cache_dir else None
     weights = TextWeights(files, dtype, device, quantization, kept)
     towers.require_complete(weights.lacking(text_config))
     table = PerLayerTable(weights.place(TABLE))

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import ModelLoadError
 from .linear import GROUP, Int4, Int8
 
 Bits = Literal["int8", "int4"]
@@ -16,6 +17,19 @@ _HIGHEST_NIBBLE = 15
 _MIDDLE = 8
 # How often values and scales are fitted to each other; more gains next to nothing.
 _NUM_FITS = 4
+
+
+def require_kernels(bits: Bits, device: torch.device) -> None:
+    """Raises ModelLoadError where this torch has no kernel for such weights on this device."""
+    for each in {bits, "int8"}:
+        weight = torch.ones(16, GROUP, device=device)
+        try:
+            linear(quantize(weight, each))(weight)
+        except (AttributeError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"torch {torch.__version__} does not multiply by {each} weights on {device.type}: install a "
+                f"newer one, or set QUANTIZATION=none. ({str(error).partition(chr(10))[0]})"
+            ) from error
 
 
 def fits(weight: Tensor, bits: Bits) -> bool:

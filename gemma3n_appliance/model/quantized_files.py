@@ -6,7 +6,6 @@ They hold what any device reads; the order that a kernel wants them in is made a
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -28,23 +27,24 @@ class QuantizedFiles:
 
     def __init__(self, cache_dir: Path, checkpoint: Path, bits: Bits) -> None:
         """Makes nothing yet."""
-        self._cache_dir = cache_dir
-        self._name = f"{checkpoint.resolve().name}-{bits}"
-        self._directory = cache_dir / f"{self._name}-{_fingerprint(checkpoint)}"
-        self._partial: Path | None = None
+        name = f"{checkpoint.resolve().name}-{bits}"
+        self._directory = cache_dir / "quantized" / name / _fingerprint(checkpoint)
+        self._partial = self._directory.with_suffix(".partial")
         self._are_there = self._directory.is_dir()
         self._are_written = not self._are_there
+        self._has_begun = False
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """Returns a weight's tensors, if they are there; what cannot be read is removed and made again."""
+        """Returns a weight's tensors, if they are there; where one is damaged, the next start makes all."""
         if not self._are_there:
             return None
         try:
             return read_all(self._file(self._directory, name))
         except (OSError, ValueError) as error:
-            log.warning("quantised weights cannot be read: they are made again", reason=str(error))
+            log.warning("quantised weights cannot be read: the next start makes them anew", reason=str(error))
             self._are_there = False
-            shutil.rmtree(self._directory, ignore_errors=True)
+            if isinstance(error, FileNotFoundError | ValueError):
+                shutil.rmtree(self._directory, ignore_errors=True)
             return None
 
     def write(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -52,9 +52,8 @@ class QuantizedFiles:
         if not self._are_written:
             return
         try:
-            if self._partial is None:
-                self._cache_dir.mkdir(parents=True, exist_ok=True)
-                self._partial = Path(tempfile.mkdtemp(prefix=f"{self._name}-partial-", dir=self._cache_dir))
+            if not self._has_begun:
+                self._begin()
             file = self._file(self._partial, name)
             save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, file)
             _sync(file)
@@ -62,24 +61,25 @@ class QuantizedFiles:
             self._give_up(error)
 
     def finish(self) -> None:
-        """Lets what was written count, in the place of what other states of the checkpoint have left."""
-        if self._partial is None:
+        """Lets what was written count."""
+        if not (self._are_written and self._has_begun):
             return
         try:
-            for old in self._cache_dir.glob(f"{self._name}-*"):
-                if old != self._partial:
-                    shutil.rmtree(old)
             self._partial.rename(self._directory)
-            _sync(self._cache_dir)
+            _sync(self._directory.parent)
         except OSError as error:
             self._give_up(error)
+
+    def _begin(self) -> None:
+        """Removes what other states of the checkpoint, and starts that were broken off, have left."""
+        shutil.rmtree(self._directory.parent, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._has_begun = True
 
     def _give_up(self, error: Exception) -> None:
         log.warning("quantised weights are not kept: the next start makes them again", reason=str(error))
         self._are_written = False
-        if self._partial:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial = None
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     def _file(self, directory: Path, name: str) -> Path:
         return directory / f"{name}.safetensors"

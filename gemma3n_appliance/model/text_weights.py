@@ -56,24 +56,26 @@ class TextWeights:
         A ``fine`` one has eight bits at least. One in whose shape no kernel multiplies stays as it is.
         """
         num_bytes = self.num_bytes
-        made = self._quantized(name, make, fine) or Dense(make())
+        tensors = {} if self._quantization == "none" else self._quantized(name, make, fine)
+        if tensors:
+            made = quantize.linear({key: tensor.to(self._device) for key, tensor in tensors.items()})
+        else:
+            made = Dense(make())
         self.num_bytes = num_bytes + made.num_bytes
         return made
 
-    def _quantized(self, name: str, make: Callable[[], Tensor], fine: bool) -> Int8 | Int4 | None:
-        if self._quantization == "none":
-            return None
+    def _quantized(self, name: str, make: Callable[[], Tensor], fine: bool) -> dict[str, Tensor]:
+        """Returns what a weight is made of; nothing where it stays as it is."""
         tensors = self._kept.read(name) if self._kept else None
         if tensors is None:
-            weight = make()
-            bits = self._bits(weight, fine)
-            # None of them says that the weight stays as it is.
-            tensors = quantize.quantize(weight, bits) if bits else {}
+            tensors = self._quantized_now(make(), fine)
             if self._kept:
                 self._kept.write(name, tensors)
-        if not tensors:
-            return None
-        return quantize.linear({key: tensor.to(self._device) for key, tensor in tensors.items()})
+        return tensors
+
+    def _quantized_now(self, weight: Tensor, fine: bool) -> dict[str, Tensor]:
+        bits = self._bits(weight, fine)
+        return quantize.quantize(weight, bits) if bits else {}
 
     def _bits(self, weight: Tensor, fine: bool) -> quantize.Bits | None:
         if self._quantization == "int4" and not fine and quantize.fits(weight, "int4"):

@@ -134,7 +134,7 @@ def _parts(engine: str, model, directory: Path) -> Parts:
     parts = native.load(directory, model.config, torch.float32, torch.device("cpu"))
     if engine == "static":
         # As on a GPU, but that nothing is recorded.
-        return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, lambda compute: compute))
+        return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, lambda: lambda compute: compute))
     return parts
 
 

@@ -37,7 +37,7 @@ def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def test_it_is_no_further_from_float32_than_transformers(probe, in_bfloat16, in_float32, prompt):
+def test_it_is_about_as_far_from_float32_as_transformers(probe, in_bfloat16, in_float32, prompt):
     """By the mean over many steps: one alone may fall on either side."""
     ours, theirs = [], []
     for seed in range(NUM_PROMPTS):

@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, Gemma3nTextModel
 
 from gemma3n_appliance.bench import quality
+from gemma3n_appliance.errors import ModelLoadError
+from gemma3n_appliance.host import memory_need
 from gemma3n_appliance.model import native, quantize
 from gemma3n_appliance.model.checkpoint_files import CheckpointFiles
 from gemma3n_appliance.model.kv_cache import KVCache
@@ -188,6 +190,37 @@ def test_fewer_bits_take_less_memory(directory, model):
     assert eight > 1.1 * four
 
 
+def bytes_of(shape: torch.Size, bits: str) -> float:
+    num_outputs, num_inputs = shape
+    if bits == "int8":
+        return num_outputs * (num_inputs + 2)
+    return num_outputs * num_inputs * (0.5 + 4 / GROUP)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [{}, {"num_hidden_layers": 30, "num_kv_shared_layers": 10, "intermediate_size": 8192}],
+    ids=["E4B", "E2B"],
+)
+@pytest.mark.parametrize("bits", BITS)
+def test_what_check_says_a_model_needs_is_on_the_safe_side(bits, size):
+    layers = size.get("num_hidden_layers", 35)
+    kinds = ([SLIDING] * 4 + [FULL]) * (layers // 5)
+    config = Gemma3nTextConfig(**size, layer_types=kinds, activation_sparsity_pattern=[0.0] * layers)
+    with torch.device("meta"):
+        tensors = Gemma3nTextModel(config).state_dict()
+    del tensors[TABLE]
+    whole = sum(tensor.numel() * 2 for tensor in tensors.values())
+    quantised = sum(
+        bytes_of(tensor.shape, "int8" if FINE.search(name) or "laurel.linear_right" in name else bits)
+        if tensor.ndim == 2 and QUANTIZED.search(name) and "unembed" not in name
+        else tensor.numel() * 2
+        for name, tensor in tensors.items()
+    )
+    share = memory_need.SHARE[bits]
+    assert quantised / whole <= share <= 1.12 * quantised / whole
+
+
 @pytest.mark.parametrize(("bits", "divergence", "agreement"), [("int8", 0.0005, 0.99), ("int4", 0.01, 0.98)])
 def test_the_demo_model_keeps_its_mind(bits, divergence, agreement):
     found = quality.distance(bits)
@@ -202,14 +235,14 @@ def refuse(*_):
 @pytest.mark.parametrize("bits", BITS)
 def test_what_was_made_is_found_at_the_next_start(directory, model, bits, tmp_path, monkeypatch):
     first = logits(load(directory, model, bits, tmp_path / "cache"), [[5, 6, 7]])
-    monkeypatch.setattr(quantize, "quantize", refuse)
+    monkeypatch.setattr(TextWeights, "_quantized_now", refuse)
     again = load(directory, model, bits, tmp_path / "cache")
     assert torch.equal(logits(again, [[5, 6, 7]]), first)
     assert again.num_weight_bytes == load(directory, model, bits, tmp_path / "cache").num_weight_bytes
 
 
 def folders(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir())
+    return sorted(str(path.relative_to(cache / "quantized")) for path in cache.glob("quantized/*/*"))
 
 
 def test_what_another_checkpoint_left_is_neither_used_nor_kept(directory, model, tmp_path):
@@ -222,7 +255,7 @@ def test_what_another_checkpoint_left_is_neither_used_nor_kept(directory, model,
     other.save_pretrained(changed)
     wanted = logits(load(changed, model, "int8"), [[5, 6, 7]])
     assert torch.equal(logits(load(changed, model, "int8", tmp_path), [[5, 6, 7]]), wanted)
-    after = [name for name in folders(tmp_path) if name != "other"]
+    after = folders(tmp_path)
     assert len(after) == len(before) == 2
     assert [("int4" in name) for name in set(before) & set(after)] == [True]
 
@@ -230,8 +263,8 @@ def test_what_another_checkpoint_left_is_neither_used_nor_kept(directory, model,
 @pytest.mark.parametrize("damage", ["cut short", "gone"])
 def test_what_is_damaged_is_made_again(directory, model, tmp_path, damage):
     wanted = logits(load(directory, model, "int8", tmp_path), [[5, 6, 7]])
-    [kept] = tmp_path.iterdir()
-    file = kept / "layers.3.mlp.down.safetensors"
+    [kept] = folders(tmp_path)
+    file = tmp_path / "quantized" / kept / "layers.3.mlp.down.safetensors"
     if damage == "gone":
         file.unlink()
     else:
@@ -247,16 +280,38 @@ def test_a_start_that_was_broken_off_leaves_nothing_that_counts(directory, model
 
     def breaking(*arguments):
         calls.append(arguments)
-        if len(calls) == 9:
+        if len(calls) == 11:
             raise KeyboardInterrupt
         return made(*arguments)
 
     monkeypatch.setattr(quantize, "quantize", breaking)
-    with pytest.raises(KeyboardInterrupt):
-        load(directory, model, "int8", tmp_path)
+    for _ in range(2):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            load(directory, model, "int8", tmp_path)
+        [broken_off] = folders(tmp_path)
+        assert broken_off.endswith(".partial")
     load(directory, model, "int8", tmp_path)
     assert len(calls) > 18
-    assert [name for name in folders(tmp_path) if "partial" in name] == []
+    [whole] = folders(tmp_path)
+    assert not whole.endswith(".partial")
+
+
+def test_what_is_not_ours_in_the_cache_stays(directory, model, tmp_path):
+    for bits in BITS:
+        (tmp_path / f"{directory.name}-{bits}-mine").mkdir()
+        load(directory, model, bits, tmp_path)
+        assert (tmp_path / f"{directory.name}-{bits}-mine").is_dir()
+
+
+def test_a_torch_without_the_kernels_is_told(directory, model, monkeypatch):
+    def missing(*_):
+        raise NotImplementedError("Could not run 'aten::_weight_int8pack_mm' with arguments from 'CUDA'")
+
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", missing)
+    for bits in BITS:
+        with pytest.raises(ModelLoadError, match="int8 weights on cpu: install a newer one, or set QUANT"):
+            load(directory, model, bits)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(directory, model, tmp_path, capsys):

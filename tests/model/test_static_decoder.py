@@ -42,7 +42,7 @@ def run(decoder):
     """Generates from ragged prompts at once, by what records so; returns tokens by slot, and the decoder."""
 
     def with_record(record, lengths=(5, 40, 9), num_steps=12):
-        static = StaticDecoder(decoder, record) if record else decoder
+        static = StaticDecoder(decoder, lambda: record) if record else decoder
         probe = Probe(Parts(static, None, 0), num_slots=5)
         prompts = [[7 + length, *range(3, length)] for length in lengths]
         tokens = [[probe.start(slot, prompt)] for slot, prompt in enumerate(prompts)]
@@ -58,7 +58,7 @@ def test_steps_of_a_few_sizes_are_recorded_once_and_replayed(run):
     recorder = Recorder()
     assert run(recorder) == run(None)
     assert recorder.num_recorded == 1
-    assert recorder.num_replayed == 12  # the first is compared with what it was recorded from
+    assert recorder.num_replayed == 12
 
 
 def test_a_longer_text_and_a_larger_batch_are_other_sizes(run):
@@ -86,9 +86,36 @@ def test_what_comes_out_wrong_is_not_used(run, capsys):
     assert capsys.readouterr().out.count("decode steps are not replayed") == 2
 
 
+def test_what_repeats_the_step_it_was_recorded_from_is_found_out(run, capsys):
+    def frozen(compute):
+        state = compute().clone()
+        return lambda: state
+
+    assert run(frozen) == run(None)
+    assert capsys.readouterr().out.count("decode steps are not replayed") == 1
+
+
+def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsys):
+    recorder, failures = Recorder(), iter([True, False])
+
+    def short_of_memory(compute):
+        if next(failures, False):
+            raise torch.OutOfMemoryError
+        return recorder(compute)
+
+    assert run(short_of_memory) == run(None)
+    assert (recorder.num_recorded, recorder.num_replayed) == (1, 11)
+    assert "not replayed" not in capsys.readouterr().out
+
+
 def test_a_cache_that_moves_is_recorded_anew(decoder):
-    recorder = Recorder()
-    probe = Probe(Parts(StaticDecoder(decoder, recorder), None, 0))
+    recorder, pools = Recorder(), []
+
+    def in_a_pool():
+        pools.append(recorder)
+        return recorder
+
+    probe = Probe(Parts(StaticDecoder(decoder, in_a_pool), None, 0))
     plain = Probe(Parts(decoder, None, 0))
     for num_asked in (10, 700):
         for each in (probe, plain):
@@ -99,12 +126,13 @@ def test_a_cache_that_moves_is_recorded_anew(decoder):
         for each in (probe, plain):
             each.runner.release(0)
     assert recorder.num_recorded == 2
+    assert len(pools) == 2  # torch refuses to record into the pool of graphs that are gone
 
 
 @torch.inference_mode()
 def test_the_fault_of_one_request_is_no_reason_to_give_up(decoder, prompt):
     recorder = Recorder()
-    probe = Probe(Parts(StaticDecoder(decoder, recorder), None, 0))
+    probe = Probe(Parts(StaticDecoder(decoder, lambda: recorder), None, 0))
     probe.start(0, prompt(0, 9))
     broken = [layer.clone() for layer in probe.cache.layers]
     for layer in probe.cache.layers:
