@@ -174,9 +174,9 @@ class Lab:
     def machine(self, name: str, root: Path, binds: dict[Path, str] | None = None) -> Machine:
         """Boots a machine on a copy of ``root``, which costs nothing; it may read the folders ``binds``."""
         shown = [f"--bind-ro={here}:{there}" for here, there in (binds or {}).items()] + base_root.binds()
+        assert name not in [machine.name for machine in self.machines], f"{name} is there already"
         machine = Machine(name, f"{NETWORK}.{10 + len(self.machines)}", self, shown)
         self.machines.append(machine)
-        self.remove(machine)  # what one of that name left, whose tests were killed
         self._connect(machine)
         self._copy_on_write(machine, root)
         (machine.root / "etc/hostname").write_text(f"{name}\n")
@@ -228,6 +228,8 @@ class Lab:
         name, link = machine.name, f"g-{machine.name}"
         outside = run("ip", "-o", "route", "show", "default").split()
         mtu = Path(f"/sys/class/net/{outside[outside.index('dev') + 1]}/mtu").read_text().strip()
+        for what in (("netns", name), ("link", link)):  # of tests that were killed
+            run("ip", what[0], "del", what[1], check=False)
         run("ip", "netns", "add", name)
         run("ip", "link", "add", link, "mtu", mtu, "type", "veth", "peer", "name", "host0", "netns", name)
         run("ip", "link", "set", link, "master", BRIDGE, "up")

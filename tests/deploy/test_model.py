@@ -10,7 +10,8 @@ from tests.deploy.fleet import SUDO_PASSWORD, Fleet
 from tests.deploy.lab import Lab
 
 
-@pytest.fixture(scope="module")
+# Not the module's: what comes last runs after other modules.
+@pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, lab: Lab, base: Path, hub: Hub) -> Fleet:
     """One board, whose sudo asks for a password and whose models are elsewhere."""
     board = boot(lab, base, "models")
