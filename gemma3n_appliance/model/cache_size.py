@@ -41,8 +41,9 @@ def fitting(decoder: TextDecoder, num_slots: Asked, context_length: Asked) -> Ca
     Raises:
         InsufficientMemoryError: there is not even room for one request.
     """
-    gc.collect()
-    torch.cuda.empty_cache()  # or what loading has used and left counts as taken
+    if decoder.device.type == "cuda":  # what loading has used and left would count as taken
+        gc.collect()
+        torch.cuda.empty_cache()
     available = _available_bytes(decoder.device)
     room = max(available - _LEFT_FREE, available // 4)
     per_position = bytes_per_position(decoder.config, decoder.dtype)
