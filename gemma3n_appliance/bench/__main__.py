@@ -3,13 +3,13 @@
 import argparse
 import datetime
 import json
-import os
 import platform
 from pathlib import Path
 
 import torch
 import transformers
 
+from .. import settings
 from . import compute, memory, quality, serving
 from .report import table
 
@@ -19,7 +19,7 @@ SUBJECTS = {"compute": compute.rows, "memory": memory.rows, "quality": quality.r
 def main() -> None:
     """Runs it."""
     options = _options()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gemma3n-appliance/bench"
+    cache = settings.load().cache_dir / "bench"
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     rows = []

@@ -114,9 +114,9 @@ class Layer:
         if shape.is_last_owner:
             keys_and_values = fused("self_attn.k_proj", "self_attn.v_proj")
             self._keys_and_values = weights.linear("keys_and_values", keys_and_values)
-        self._output = weights.linear("output", fused("self_attn.o_proj"))
+        self._output = weights.linear("output", lambda: weight("self_attn.o_proj"))
         self._attention_norm = norm("post_attention_layernorm", HALF_POWER)
-        self._laurel = weights.linear("laurel", fused("laurel.linear_right"), fine=True)
+        self._laurel = weights.linear("laurel", lambda: weight("laurel.linear_right"), fine=True)
         self._laurel_norm = norm("laurel.post_laurel_norm", HALF_POWER)
 
         self._ffn_norm = norm("pre_feedforward_layernorm")
@@ -128,7 +128,7 @@ class Layer:
             return weight("per_layer_input_gate") * scale
 
         self._per_layer_gate = weights.linear("per_layer_gate", gate, fine=True)
-        self._per_layer = weights.linear("per_layer", fused("per_layer_projection"), fine=True)
+        self._per_layer = weights.linear("per_layer", lambda: weight("per_layer_projection"), fine=True)
         self._per_layer_norm = norm("post_per_layer_input_norm")
 
     def _head_norms(self, weight: Callable[[str], Tensor]) -> Tensor:

@@ -29,10 +29,15 @@ class MediaCache:
         features = self._by_digest.pop(item.digest, None)
         if features is None:
             features = self._encoder.encode(item.media)
-            if not features.isfinite().all():
-                raise EngineError("The model computed NaN for this request. Check its images and audio.")
+            require_numbers(features)
             self._num_bytes += features.nbytes
         self._by_digest[item.digest] = features
         while self._num_bytes > self._max_bytes:
             self._num_bytes -= self._by_digest.popitem(last=False)[1].nbytes
         return features
+
+
+def require_numbers(computed: Tensor) -> None:
+    """Raises EngineError for NaN and infinities, which broken media or weights can give."""
+    if not computed.isfinite().all():
+        raise EngineError("The model computed NaN for this request. Check its images and audio.")

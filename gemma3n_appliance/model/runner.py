@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..engine.request import GenerationRequest
 from ..engine.runner import Admission
-from ..errors import ContextLengthError, EngineError, InvalidRequestError
+from ..errors import ContextLengthError, InvalidRequestError
 from . import soft_tokens
 from .embeddings import Embeddings
 from .kv_cache import KVCache
-from .media_cache import MediaCache
+from .media_cache import MediaCache, require_numbers
 from .memory import named_when_exhausted
 from .parts import Parts
 from .prefix_cache import PrefixCache
@@ -164,8 +164,7 @@ class SlotRunner:
         cap = self._decoder.config.final_logit_softcapping
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        if not logits.isfinite().all():
-            raise EngineError("The model computed NaN for this request. Check its images and audio.")
+        require_numbers(logits)
         return logits
 
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:

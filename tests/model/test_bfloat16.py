@@ -7,7 +7,7 @@ import torch
 
 from gemma3n_appliance.model import native
 
-from .conftest import Probe
+from .conftest import Probe, distance
 
 NUM_PROMPTS = 12
 NUM_STEPS = 6
@@ -30,10 +30,6 @@ def probe(in_bfloat16, tmp_path_factory) -> Probe:
     in_bfloat16.save_pretrained(directory)
     parts = native.load(directory, in_bfloat16.config, torch.bfloat16, torch.device("cpu"))
     return Probe(parts)
-
-
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return ((found.float() - wanted).norm() / wanted.norm()).item()
 
 
 @torch.inference_mode()

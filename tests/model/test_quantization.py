@@ -19,7 +19,7 @@ from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.linear import GROUP, Dense, Int4, Int8
 from gemma3n_appliance.model.text_weights import TABLE, TextWeights
 
-from .conftest import FULL, SLIDING, scatter_weights
+from .conftest import FULL, SLIDING, distance, scatter_weights
 
 CPU = torch.device("cpu")
 BITS = ("int8", "int4")
@@ -32,10 +32,6 @@ def numbers(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     nibbles = torch.stack([tensors["int4"] // 16, tensors["int4"] % 16], dim=-1).flatten(1)
     scales, zeros = (part.t().float()[..., None] for part in tensors["scales"].unbind(dim=-1))
     return ((nibbles.unflatten(1, (-1, GROUP)).float() - 8) * scales + zeros).flatten(1)
-
-
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return ((found - wanted).norm() / wanted.norm()).item()
 
 
 @pytest.mark.parametrize("bits", BITS)
