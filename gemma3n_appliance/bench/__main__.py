@@ -10,10 +10,16 @@ import torch
 import transformers
 
 from .. import settings
-from . import compute, memory, quality, serving
+from . import compute, gpu, memory, quality, serving
 from .report import table
 
-SUBJECTS = {"compute": compute.rows, "memory": memory.rows, "quality": quality.rows, "serving": serving.rows}
+SUBJECTS = {
+    "compute": compute.rows,
+    "memory": memory.rows,
+    "quality": quality.rows,
+    "serving": serving.rows,
+    "gpu": gpu.rows,
+}
 
 
 def main() -> None:

@@ -52,6 +52,10 @@ LARGE_TABLE = Shape(
     table_width=128,
     dtype="bfloat16",
 )
+# Of the published sizes, but for ids that the table has not.
+FULL_SIZE = {"table_rows": 262_144, "table_width": 256, "head_dim": 256, "dtype": "bfloat16"}
+E2B = Shape("E2B", 30, 10, 2048, 8192, **FULL_SIZE)
+E4B = Shape("E4B", 35, 15, 2048, 16384, **FULL_SIZE)
 
 
 def config(shape: Shape) -> Gemma3nTextConfig:
@@ -102,7 +106,8 @@ def model(shape: Shape) -> Gemma3nForCausalLM:
     torch.manual_seed(0)
     with torch.device("meta"):
         made = Gemma3nForCausalLM(config(shape)).to(getattr(torch, shape.dtype))
-    made.to_empty(device="cpu")
+    # Billions of random numbers take a CPU minutes.
+    made.to_empty(device="cuda" if torch.cuda.is_available() else "cpu")
     made.init_weights()
     for parameter in made.parameters():
         parameter.fill_(1.0) if parameter.ndim == 1 else parameter.normal_(0.0, 0.02)

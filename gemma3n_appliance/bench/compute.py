@@ -11,8 +11,10 @@ import torch
 from transformers import Gemma3nForCausalLM
 
 from ..model import native
+from ..model.cuda_graph import GraphRecorder
 from ..model.kv_cache import KVCache
 from ..model.parts import TextDecoder
+from ..model.static_decoder import StaticDecoder
 from ..model.text_weights import Quantization
 from . import checkpoints
 from .checkpoints import Shape
@@ -21,6 +23,7 @@ from .report import Row
 PROMPT = 512
 NUM_STEPS = 24
 NUM_FIRST = 16
+CPU = torch.device("cpu")
 
 
 def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
@@ -50,20 +53,36 @@ class Timed:
 class Models:
     """One checkpoint, loaded by us and by transformers; where ours is quantised, by it in two dtypes."""
 
-    def __init__(self, directory: Path, shape: Shape, quantization: Quantization = "none") -> None:
-        names = [shape.dtype] if quantization == "none" else ["float32", "bfloat16"]
+    def __init__(
+        self,
+        directory: Path,
+        shape: Shape,
+        quantization: Quantization = "none",
+        device: torch.device = CPU,
+        prompt_length: int = PROMPT,
+    ) -> None:
+        # A GPU has no use for float32, and no room for it.
+        both = quantization != "none" and device == CPU
+        names = ["float32", "bfloat16"] if both else [shape.dtype]
         self._theirs = {
             name: Gemma3nForCausalLM.from_pretrained(
                 directory, dtype=getattr(torch, name), local_files_only=True
-            ).eval()
+            )
+            .eval()
+            .to(device)
             for name in names
         }
         self._config = self._theirs[names[0]].config
         dtype = getattr(torch, shape.dtype)
-        parts = native.load(directory, self._config, dtype, torch.device("cpu"), quantization)
+        parts = native.load(directory, self._config, dtype, device, quantization)
+        self.num_weight_bytes = parts.num_weight_bytes
+        self._device = device
         self._ours: TextDecoder = parts.decoder
+        if device.type == "cuda":
+            self._ours = StaticDecoder(parts.decoder, GraphRecorder)
         generator = torch.Generator().manual_seed(1)
-        self._ids = torch.randint(0, checkpoints.VOCAB_SIZE, (8, PROMPT), generator=generator).tolist()
+        shape_of_ids = (8, prompt_length)
+        self._ids = torch.randint(0, checkpoints.VOCAB_SIZE, shape_of_ids, generator=generator).tolist()
 
     def row(self, what: str, num_rounds: int, measure: Literal["prefill", "decode"], batch: int = 1) -> Row:
         """Runs all in turns, and keeps the better of theirs; the first round warms up and does not count."""
@@ -89,7 +108,9 @@ class Models:
     def their_prefill(self, _batch: int, dtype: str) -> Timed:
         """Until the first token of one prompt is known."""
         began = time.perf_counter()
-        logits = self._theirs[dtype](torch.tensor(self._ids[:1]), use_cache=True, logits_to_keep=1).logits
+        logits = self._theirs[dtype](
+            torch.tensor(self._ids[:1], device=self._device), use_cache=True, logits_to_keep=1
+        ).logits
         tokens = logits[:, -1].argmax(dim=-1).tolist()
         return Timed(time.perf_counter() - began, tokens)
 
@@ -109,7 +130,7 @@ class Models:
     def their_decode(self, batch: int, dtype: str) -> Timed:
         """The median step."""
         model = self._theirs[dtype]
-        first = torch.tensor([ids[:NUM_FIRST] for ids in self._ids[:batch]])
+        first = torch.tensor([ids[:NUM_FIRST] for ids in self._ids[:batch]], device=self._device)
         output = model(first, use_cache=True, logits_to_keep=1)
         tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         seconds = []
@@ -128,6 +149,7 @@ class Models:
         return logits.argmax(dim=-1).tolist()
 
     def _cache(self, num_slots: int) -> KVCache:
-        cache = KVCache(self._config, num_slots, 1024, self._ours.device, self._ours.dtype)
-        cache.reserve(1024)
+        context = 2 * len(self._ids[0])
+        cache = KVCache(self._config, num_slots, context, self._ours.device, self._ours.dtype)
+        cache.reserve(context)
         return cache

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from gemma3n_appliance.bench import checkpoints, compute, load, servers
+from gemma3n_appliance.bench import checkpoints, compute, gpu, load, servers
 from gemma3n_appliance.bench.checkpoints import Shape
 from gemma3n_appliance.bench.servers import Server
 
@@ -39,6 +40,20 @@ def test_a_row_has_every_round_of_ours_and_of_the_better_of_theirs(directory: Pa
     row = models.row("steps", 2, "decode", 3)
     assert (row.ours, row.peers, row.ratio) == ([1, 1], [1, 1], 1)
     assert row.peer == "transformers' forward, bfloat16"
+
+
+def test_a_gpu_is_measured_against_reading_all_weights_once(directory: Path, monkeypatch):
+    monkeypatch.setattr(gpu, "PROMPT", 32)
+    rows = list(gpu.of(directory, TINY, "none", 1, compute.CPU, bytes_per_s=1e9))
+    assert [row.unit for row in rows] == ["ms", "%", "ms", "ms", "ms", "ms"]
+    models = compute.Models(directory, TINY)
+    assert rows[1].ours[0] * rows[0].ours[0] == pytest.approx(models.num_weight_bytes / 1e9 * 1e5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_said_of_one(directory: Path, capsys):
+    assert list(gpu.rows(directory.parent, 1)) == []
+    assert "torch finds none" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
