@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     quantization: Literal["none", "int8", "int4"] = "none"
     cuda_graphs: bool = True
+    cuda_kernels: bool = True
     cache_dir: Path = Field(default_factory=_cache_home, validate_default=True)
     num_slots: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     context_length: Annotated[int, Field(ge=256)] | Literal["auto"] = "auto"

@@ -5,7 +5,7 @@ last that owns keys and values runs for the last token only, because nothing els
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from transformers import Gemma3nTextConfig
 from ..errors import ModelLoadError
 from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import FULL, SLIDING, CacheStep
-from .layer import HALF_POWER, NUM_STREAMS, Layer, Rotation, shapes
+from .layer import HALF_POWER, NUM_STREAMS, Layer, LayerShape, Rotation, shapes
 from .linear import Weights
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
@@ -23,12 +23,20 @@ from .static_step import StaticStep
 
 _SMALLEST_MEAN_SQUARE = 1e-5
 
+# Of a layer's shape and weights, and whether what corrects the streams is scaled.
+MakeLayer = Callable[[LayerShape, Weights, bool], Layer]
+
 
 class Decoder:
     """The text model; ``weights`` gives its tensors by their names, such as ``norm.weight``."""
 
     def __init__(
-        self, config: Gemma3nTextConfig, weights: Weights, table: PerLayerTable, embedder: TokenEmbedder
+        self,
+        config: Gemma3nTextConfig,
+        weights: Weights,
+        table: PerLayerTable,
+        embedder: TokenEmbedder,
+        make_layer: MakeLayer = Layer,
     ) -> None:
         """``config`` must be one that `require_supported` lets pass."""
         self.config = config
@@ -37,7 +45,7 @@ class Decoder:
         self._table = table
         self._embedder = embedder
         layers = [
-            Layer(each, weights.within(f"layers.{each.index}."), scales_correction=config.altup_correct_scale)
+            make_layer(each, weights.within(f"layers.{each.index}."), config.altup_correct_scale)
             for each in shapes(config)
         ]
         num_lower = config.num_hidden_layers - config.num_kv_shared_layers - 1

@@ -23,25 +23,25 @@ class FeedForward:
         def both() -> Tensor:
             return torch.cat([weights("gate_proj.weight"), weights("up_proj.weight")])
 
-        self._gate_and_up = weights.linear("gate_and_up", both)
-        self._down = weights.linear("down", lambda: weights("down_proj.weight"))
-        self._cutoff = _cutoff(sparsity, dtype)
-        self._live = _live_neurons(self._gate_and_up, self._down) if sparsity >= _SPARSE else None
+        self.gate_and_up = weights.linear("gate_and_up", both)
+        self.down = weights.linear("down", lambda: weights("down_proj.weight"))
+        self.cutoff = _cutoff(sparsity, dtype)
+        self._live = _live_neurons(self.gate_and_up, self.down) if sparsity >= _SPARSE else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]`` for as many."""
         if self._live and len(x) <= _FEW:
             gates = self._cut(self._live.gates(x))
             return torch.stack([self._live.feed(*pair) for pair in zip(x, gates, strict=True)])
-        gate, up = self._gate_and_up(x).chunk(2, dim=-1)
-        if self._cutoff is not None:
+        gate, up = self.gate_and_up(x).chunk(2, dim=-1)
+        if self.cutoff is not None:
             gate = self._cut(gate)
-        return self._down(functional.gelu(gate, approximate="tanh") * up)
+        return self.down(functional.gelu(gate, approximate="tanh") * up)
 
     def _cut(self, gate: Tensor) -> Tensor:
         """Brings all but the most excited neurons to rest."""
         deviation, mean = torch.std_mean(gate, dim=-1, keepdim=True, unbiased=False)
-        return functional.relu(gate - torch.add(mean, deviation, alpha=self._cutoff or 0.0))
+        return functional.relu(gate - torch.add(mean, deviation, alpha=self.cutoff or 0.0))
 
 
 class _LiveNeurons:

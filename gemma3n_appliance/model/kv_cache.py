@@ -141,7 +141,8 @@ class CacheStep:
         return max(self.starts) + self.num_new
 
     @cached_property
-    def _rows(self) -> Tensor:
+    def slot_ids(self) -> Tensor:
+        """The slots, int64 ``[batch]``, where the cache is."""
         return torch.tensor(self.slots, device=self.cache.device)
 
     @cached_property
@@ -175,7 +176,7 @@ class CacheStep:
             layer[self.slots[0], self.starts[0] : self.longest].copy_(keys_and_values)
         else:
             new = keys_and_values.view(len(self.slots), self.num_new, *keys_and_values.shape[1:])
-            layer.index_put_((self._rows[:, None], self.positions), new)
+            layer.index_put_((self.slot_ids[:, None], self.positions), new)
 
     def read(self, owner: int, span: Span) -> tuple[Tensor, Tensor]:
         """Returns keys and values, each ``[batch, kv_heads, span, head_dim]``.
@@ -187,7 +188,7 @@ class CacheStep:
         if self.slots == tuple(range(first, first + len(self.slots))):
             seen = layer[first : first + len(self.slots), span.start : span.end]  # neighbours need no copy
         else:
-            seen = layer[self._rows, span.start : span.end]
+            seen = layer[self.slot_ids, span.start : span.end]
         keys, values = seen.unbind(2)
         return keys.transpose(1, 2), values.transpose(1, 2)
 

@@ -86,7 +86,7 @@ class Layer:
     Constant factors are folded into weights: in bfloat16 that rounds some of them once more.
     """
 
-    def __init__(self, shape: LayerShape, weights: Weights, *, scales_correction: bool) -> None:
+    def __init__(self, shape: LayerShape, weights: Weights, scales_correction: bool) -> None:
         self.shape = shape
 
         def weight(name: str) -> Tensor:
@@ -143,7 +143,7 @@ class Layer:
         return torch.cat([queries.expand(self.shape.num_heads, -1), keys, torch.ones_like(keys)])
 
     def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
-        """Runs ``[num_tokens, 5, hidden_size]`` through the layer; overwrites nothing of its arguments.
+        """Runs ``[num_tokens, 5, hidden_size]`` through the layer, and may overwrite them.
 
         ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer; ``rotation`` cosines and
         signed sines for queries, keys and values, ``[num_tokens, heads, head_dim]``.
@@ -204,15 +204,20 @@ class Layer:
         turned = self._rotate(projected, self._head_norm, rotation, slice(shape.num_projected_heads))
         if shape.owns_keys:
             step.write(shape.owner, turned[:, shape.num_heads :].unflatten(1, (2, -1)))
+        return self._look(turned[:, : shape.num_heads], step)
+
+    def _look(self, turned: Tensor, step: CacheStep) -> Tensor:
+        """Returns what queries ``[num_tokens, num_heads, head_dim]`` see, a token's heads side by side."""
+        shape = self.shape
         group = shape.num_heads // shape.num_kv_heads
-        queries = turned[:, : shape.num_heads].reshape(-1, shape.num_kv_heads, group, shape.head_dim)
+        queries = turned.reshape(-1, shape.num_kv_heads, group, shape.head_dim)
         span = step.spans[shape.layer_type]
         keys, values = step.read(shape.owner, span)
         if step.num_new == 1:
             # A group's queries look at the same keys: to them they are as many positions.
             mask = None if span.mask is None else span.mask.expand(-1, -1, group, -1)
             seen = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
-            return seen.reshape(len(projected), -1)
+            return seen.reshape(len(turned), -1)
         # One slot: its key heads take the place of the batch, and each is lent to its group of queries.
         keys, values = (x.transpose(0, 1).expand(-1, group, -1, -1) for x in (keys, values))
         seen = functional.scaled_dot_product_attention(
@@ -223,7 +228,7 @@ class Layer:
             is_causal=span.is_causal,
             scale=1.0,
         )
-        return seen.permute(2, 0, 1, 3).reshape(len(projected), -1)
+        return seen.permute(2, 0, 1, 3).reshape(len(turned), -1)
 
 
 def _mixing(coefficients: Tensor) -> Tensor:

@@ -78,7 +78,15 @@ def _parts(directory: Path, config: Config, device: torch.device, settings: Sett
     dtype = _dtype(settings, device)
     if settings.engine == "reference":
         return reference.load(directory, config, dtype, device)
-    parts = native.load(directory, config, dtype, device, settings.quantization, settings.cache_dir)
+    parts = native.load(
+        directory,
+        config,
+        dtype,
+        device,
+        settings.quantization,
+        settings.cache_dir,
+        own_kernels=settings.cuda_kernels,
+    )
     if device.type == "cuda" and settings.cuda_graphs:
         return dataclasses.replace(parts, decoder=StaticDecoder(parts.decoder, GraphRecorder))
     return parts

@@ -24,6 +24,11 @@ class RMSNorm:
             self._weight = weight.float() * math.sqrt(size)
             self._shortest = torch.tensor(math.sqrt(eps * size))
 
+    @property
+    def weight(self) -> Tensor:
+        """As it was given, on a GPU."""
+        return self._weight
+
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``x`` normed, in its own dtype."""
         if self._is_on_cpu:

@@ -31,8 +31,9 @@ class StaticStep:
     def __init__(self, cache: KVCache, slots: Tensor, positions: Tensor, length: int) -> None:
         """``slots`` is int64 ``[batch]``, ``positions`` int64 ``[batch, 1]``, all below ``length``."""
         self.positions = positions
-        self._cache = cache
-        self._slots = slots
+        self.cache = cache
+        self.slot_ids = slots
+        self.longest = length
         keys = torch.arange(length, device=positions.device)
         everything = StaticSpan(length, self._mask(keys <= positions))
         self.spans = {FULL: everything, SLIDING: everything}
@@ -43,18 +44,18 @@ class StaticStep:
 
     def write(self, owner: int, keys_and_values: Tensor) -> None:
         """Writes ``[batch, 2, kv_heads, head_dim]`` to the layer that owns them."""
-        self._cache.layers[owner].index_put_((self._slots, self.positions[:, 0]), keys_and_values)
+        self.cache.layers[owner].index_put_((self.slot_ids, self.positions[:, 0]), keys_and_values)
 
     def read(self, owner: int, span: StaticSpan) -> tuple[Tensor, Tensor]:
         """Returns keys and values, each ``[batch, kv_heads, positions, head_dim]``."""
-        layer = self._cache.layers[owner]
+        layer = self.cache.layers[owner]
         if span.indices is None:
-            seen = layer[:, : span.length].index_select(0, self._slots)
+            seen = layer[:, : span.length].index_select(0, self.slot_ids)
         else:
-            seen = layer[self._slots[:, None], span.indices]
+            seen = layer[self.slot_ids[:, None], span.indices]
         keys, values = seen.unbind(2)
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def _mask(self, is_seen: Tensor) -> Tensor:
-        nothing = torch.zeros((), device=is_seen.device, dtype=self._cache.dtype)
+        nothing = torch.zeros((), device=is_seen.device, dtype=self.cache.dtype)
         return torch.where(is_seen, nothing, -torch.inf)[:, None, None]

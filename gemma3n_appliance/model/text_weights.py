@@ -10,9 +10,12 @@ from transformers import Gemma3nTextConfig, Gemma3nTextModel
 
 from . import quantize, towers
 from .checkpoint_files import CheckpointFiles, Place
+from .cuda_kernels import CudaKernels
+from .cuda_layer import CudaDense, CudaPacked
 from .linear import Dense, Int4, Int8
 from .quantized_files import QuantizedFiles
 
+Packed = Int8 | Int4 | CudaPacked
 Quantization = Literal["none", "int8", "int4"]
 
 TABLE = "embed_tokens_per_layer.weight"
@@ -29,8 +32,11 @@ class TextWeights:
         device: torch.device,
         quantization: Quantization = "none",
         kept: QuantizedFiles | None = None,
+        kernels: CudaKernels | None = None,
     ) -> None:
         """``kept`` is where weights that are quantised are found, or else put, for the next start.
+
+        With ``kernels``, what is to be multiplied by is for them.
 
         Raises ValueError where ``files`` have no Gemma 3n text model.
         """
@@ -39,6 +45,7 @@ class TextWeights:
         self._device = device
         self._quantization = quantization
         self._kept = kept
+        self._kernels = kernels
         tables = [name for name in files if name.endswith(TABLE)]
         towers.require_complete(set() if tables else {TABLE})
         self._prefix = tables[0].removesuffix(TABLE)
@@ -50,7 +57,7 @@ class TextWeights:
         self.num_bytes += tensor.nbytes
         return tensor
 
-    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Int8 | Int4:
+    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Packed:
         """Returns the weight that ``make`` makes of tensors, quantised where that is asked for.
 
         A ``fine`` one has eight bits at least. One in whose shape no kernel multiplies stays as it is.
@@ -58,11 +65,14 @@ class TextWeights:
         num_bytes = self.num_bytes
         tensors = {} if self._quantization == "none" else self._quantized(name, make, fine)
         if tensors:
-            made = quantize.linear({key: tensor.to(self._device) for key, tensor in tensors.items()})
+            made = self._packed({key: tensor.to(self._device) for key, tensor in tensors.items()})
         else:
-            made = Dense(make())
+            made = CudaDense(self._kernels, make()) if self._kernels else Dense(make())
         self.num_bytes = num_bytes + made.num_bytes
         return made
+
+    def _packed(self, tensors: dict[str, Tensor]) -> Packed:
+        return CudaPacked(self._kernels, tensors) if self._kernels else quantize.linear(tensors)
 
     def _quantized(self, name: str, make: Callable[[], Tensor], fine: bool) -> dict[str, Tensor]:
         """Returns what a weight is made of; nothing where it stays as it is."""
@@ -117,7 +127,7 @@ class _Within:
     def __call__(self, name: str) -> Tensor:
         return self._weights(self._prefix + name)
 
-    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Int8 | Int4:
+    def linear(self, name: str, make: Callable[[], Tensor], *, fine: bool = False) -> Dense | Packed:
         return self._weights.linear(self._prefix + name, make, fine=fine)
 
     def within(self, prefix: str) -> "_Within":

@@ -15,6 +15,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
 from gemma3n_appliance.model import native, reference
+from gemma3n_appliance.model.cuda_graph import GraphRecorder
 from gemma3n_appliance.model.encoders import Encoders
 from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.parts import Parts
@@ -24,6 +25,8 @@ from gemma3n_appliance.model.static_decoder import StaticDecoder
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 GREEDY = Sampling(temperature=0.0)
+# The last only where there is a GPU: a run without one cannot show anything about it.
+ENGINES = ["native", "reference", "static", *(["recorded"] if torch.cuda.is_available() else [])]
 SHAPES = {
     "shared layers, sparse, grouped queries": {
         "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
@@ -109,7 +112,7 @@ def checkpoint_dir(multimodal_model, processor, tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session", params=["native", "reference", "static"])
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -136,11 +139,13 @@ class Steadfast(StaticDecoder):
 def _parts(engine: str, model, directory: Path) -> Parts:
     if engine == "reference":
         return reference.parts(model, directory)
-    parts = native.load(directory, model.config, torch.float32, torch.device("cpu"))
-    if engine == "static":
-        # As on a GPU, but that nothing is recorded.
-        return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, lambda: lambda compute: compute))
-    return parts
+    device = torch.device("cuda" if engine == "recorded" else "cpu")
+    parts = native.load(directory, model.config, torch.float32, device)
+    if engine == "native":
+        return parts
+    # As on a GPU, but that nothing is recorded.
+    recorder = GraphRecorder if engine == "recorded" else lambda: lambda compute: compute
+    return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, recorder))
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +174,7 @@ class Probe:
         self.logits = torch.empty(0)
 
     def _sample(self, logits, choosers):
-        self.logits = logits
+        self.logits = logits.cpu()
         return sample(logits, choosers)
 
     def start(

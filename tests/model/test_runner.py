@@ -176,7 +176,7 @@ def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
     texts = [prompt(25, 20), prompt(26, 9)]
     for slot, token_ids in enumerate(texts):
         token_ids.append(probe.start(slot, token_ids))
-    only_the_second = torch.tensor([1.0, float("nan")])[:, None, None]
+    only_the_second = torch.tensor([1.0, float("nan")], device=probe.decoder.device)[:, None, None]
     with monkeypatch.context() as patch:
         patch.setattr(probe.decoder, "embed", scaled(probe.decoder.embed, only_the_second))
         with pytest.raises(EngineError, match="NaN"):
