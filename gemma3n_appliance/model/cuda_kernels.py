@@ -5,7 +5,8 @@ and weights of few bits are read at a fraction of what memory allows.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +21,13 @@ SOURCE = Path(__file__).with_name("kernels.cu")
 
 # As many tokens as are multiplied at once.
 TOKENS_AT_ONCE = (8, 4, 2, 1)
-_ROWS_OF_A_BLOCK = 4 * 2
-_ATTENDING_THREADS = 4 * 32
+_MULTIPLYING_WARPS, _ROWS_OF_A_WARP = 4, 2
+_ATTENDING_WARPS = 4
 # A part of fewer keys costs as much; more parts are slow to put together.
 _KEYS_OF_A_PART = 32
 _FEWEST_PARTS, _MOST_PARTS = 8, 32
-_MOST_HEADS_AT_WORK = 64 * 8
+_MOST_SLOTS, _MOST_KV_HEADS, _LARGEST_GROUP = 64, 8, 8
+_MOST_ROTATED, _LARGEST_HIDDEN_SIZE, _LARGEST_HEAD = 32, 8192, 256
 _FLOAT_BYTES = 4
 
 Packing = Literal["numbers", "int8", "int4"]
@@ -35,7 +37,15 @@ log = structlog.get_logger(__name__)
 
 def options(dtype: torch.dtype, group: int) -> list[str]:
     """Returns what the source is compiled with; ``group`` is how many queries share a key."""
-    return [f"--define-macro=BFLOAT16={int(dtype == torch.bfloat16)}", f"--define-macro=GROUP={group}"]
+    values = {
+        "BFLOAT16": int(dtype == torch.bfloat16),
+        "GROUP": group,
+        "MULTIPLYING_WARPS": _MULTIPLYING_WARPS,
+        "ROWS_OF_A_WARP": _ROWS_OF_A_WARP,
+        "ATTENDING_WARPS": _ATTENDING_WARPS,
+        "MOST_PARTS": _MOST_PARTS,
+    }
+    return [f"--define-macro={name}={value}" for name, value in values.items()]
 
 
 class CudaKernels:
@@ -44,7 +54,7 @@ class CudaKernels:
     def __init__(self, config: Gemma3nTextConfig, dtype: torch.dtype, cache_dir: Path | None) -> None:
         """Raises nvrtc.CudaError or OSError where they cannot be compiled."""
         group = config.num_attention_heads // config.num_key_value_heads
-        module = nvrtc.Module(_image(options(dtype, group), cache_dir))
+        module = _module(options(dtype, group), cache_dir)
         self._eps: float = config.rms_norm_eps
         self._hidden_size: int = config.hidden_size
         self._rotate, self._attend, self._activate = map(module.kernel, ("rotate", "attend", "activate"))
@@ -57,7 +67,7 @@ class CudaKernels:
             for packing in ("numbers", "int8", "int4")
             for num_tokens in TOKENS_AT_ONCE
         }
-        self._ended = torch.zeros(_MOST_HEADS_AT_WORK, dtype=torch.int32, device="cuda")
+        self._ended = torch.zeros(_MOST_SLOTS * _MOST_KV_HEADS, dtype=torch.int32, device="cuda")
         # Of each token's row, two numbers to a thread.
         self._threads = min(1024, -(-config.hidden_size // 64) * 32)
 
@@ -145,10 +155,10 @@ class CudaKernels:
             *(queries, cache, slot_ids, positions, cache.shape[1], window or 0, parts, self._ended, seen),
             *(num_kv_heads, head_dim),
         )
-        shared_bytes = _ATTENDING_THREADS // 32 * (num_heads // num_kv_heads) * head_dim * _FLOAT_BYTES
+        shared_bytes = _ATTENDING_WARPS * (num_heads // num_kv_heads) * head_dim * _FLOAT_BYTES
         self._attend(
             (num_parts, num_kv_heads, batch),
-            (_ATTENDING_THREADS, 1, 1),
+            (32 * _ATTENDING_WARPS, 1, 1),
             *arguments,
             shared_bytes=shared_bytes,
         )
@@ -168,13 +178,13 @@ class CudaKernels:
         """
         num_tokens, num_inputs = x.shape
         out = x.new_empty(num_tokens, len(weight))
-        blocks = -(-len(weight) // _ROWS_OF_A_BLOCK)
+        blocks = -(-len(weight) // (_MULTIPLYING_WARPS * _ROWS_OF_A_WARP))
         start = 0
         while start < num_tokens:
             some = next(size for size in TOKENS_AT_ONCE if size <= num_tokens - start)
             self._multiply[packing, some](
                 (blocks, 1, 1),
-                (128, 1, 1),
+                (32 * _MULTIPLYING_WARPS, 1, 1),
                 *(x[start:], x.stride(0), weight, scales, num_inputs, out[start:], len(weight)),
                 *((None, 0) if factors is None else (factors[start:], factors.stride(0))),
             )
@@ -192,12 +202,8 @@ class CudaKernels:
 
 def load(config: Gemma3nTextConfig, dtype: torch.dtype, cache_dir: Path | None) -> CudaKernels | None:
     """Returns the kernels, or None where they cannot be had or do not suit the model; a warning says why."""
-    head_dim = config.head_dim
-    # Published configurations have a size for every layer.
-    of_layers = config.intermediate_size
-    sizes = [config.hidden_size, *(of_layers if isinstance(of_layers, list) else [of_layers])]
-    if any(size % 4 for size in sizes) or head_dim % 8 or head_dim > 256:
-        log.warning("torch's kernels are used: ours do not suit this model", head_dim=head_dim)
+    if not _suits(config):
+        log.warning("torch's kernels are used: ours do not suit this model's shape")
         return None
     try:
         return CudaKernels(config, dtype, cache_dir)
@@ -206,26 +212,49 @@ def load(config: Gemma3nTextConfig, dtype: torch.dtype, cache_dir: Path | None) 
         return None
 
 
-def _image(given: list[str], cache_dir: Path | None) -> bytes:
-    """Returns machine code for the current GPU; compiling takes half a minute on a board."""
+def _suits(config: Gemma3nTextConfig) -> bool:
+    """Whether launches fit, and rows can be read four numbers at a time."""
+    num_heads, num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+    # Published configurations have a size for every layer.
+    of_layers = config.intermediate_size
+    sizes = [config.hidden_size, *(of_layers if isinstance(of_layers, list) else [of_layers])]
+    return (
+        all(size % 4 == 0 for size in sizes)
+        and config.hidden_size <= _LARGEST_HIDDEN_SIZE
+        and config.head_dim % 8 == 0
+        and config.head_dim <= _LARGEST_HEAD
+        and num_heads + 2 * num_kv_heads <= _MOST_ROTATED
+        and num_kv_heads <= _MOST_KV_HEADS
+        and num_heads // num_kv_heads <= _LARGEST_GROUP
+    )
+
+
+def _module(given: list[str], cache_dir: Path | None) -> nvrtc.Module:
+    """Returns machine code on the current GPU; compiling takes half a minute on a board."""
     source = SOURCE.read_text()
     architecture = nvrtc.architecture()
-    if cache_dir is None:
-        return nvrtc.compiled(source, architecture, given)
     made_of = repr((source, architecture, given, torch.version.cuda)).encode()
-    file = cache_dir / "kernels" / f"{hashlib.sha256(made_of).hexdigest()[:16]}.cubin"
-    if not file.exists():
-        image = nvrtc.compiled(source, architecture, given)
-        _keep(file, lambda partial: partial.write_bytes(image))
-        return image
-    return file.read_bytes()
+    name = f"{hashlib.sha256(made_of).hexdigest()[:16]}.cubin"
+    file = cache_dir / "kernels" / name if cache_dir else None
+    if file and file.exists():
+        try:
+            return nvrtc.Module(file.read_bytes())
+        except (nvrtc.CudaError, OSError) as error:
+            log.warning("compiled kernels cannot be read: they are compiled again", reason=str(error))
+    image = nvrtc.compiled(source, architecture, given)
+    if file:
+        _keep(file, image)
+    return nvrtc.Module(image)
 
 
-def _keep(file: Path, write: Callable[[Path], object]) -> None:
+def _keep(file: Path, image: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        write(partial)
+        with partial.open("wb") as written:
+            written.write(image)
+            written.flush()
+            os.fsync(written.fileno())  # a power cut must not leave a file that is there and empty
         partial.rename(file)
     except OSError as error:
         log.warning("compiled kernels are not kept: the next start compiles them again", reason=str(error))

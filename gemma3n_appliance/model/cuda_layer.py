@@ -11,7 +11,7 @@ from .linear import GROUP, Dense, Int8, Weights
 
 # Of more tokens than that, numbers are multiplied by tensor cores quicker, and packed ones once unpacked.
 _FEW_NUMBERS = 2
-_FEW_PACKED = 16
+_FEW_PACKED = 64
 _ALIGNED_BYTES = 16
 
 
@@ -114,15 +114,15 @@ class CudaPacked:
         return self._kernels.multiply(self._packing, x, self._weight, self._scales, factors)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns rows of bytes."""
+        """Returns rows of bytes, which a table of embeddings always has."""
         return Int8(self._weight, self._scales).embed(ids, dtype)
 
     def _unpacked(self, dtype: torch.dtype) -> Tensor:
         """Returns ``[num_outputs, num_inputs]``."""
         pairs = torch.stack([self._weight >> 4, self._weight & 15], dim=-1)
-        groups = pairs.view(len(pairs), -1, GROUP).to(dtype) - 8
-        scales, zeros = self._scales.to(dtype).unbind(-1)
-        return torch.addcmul(zeros[..., None], groups, scales[..., None]).flatten(1)
+        groups = pairs.view(len(pairs), -1, GROUP).to(dtype).sub_(8)
+        scales, zeros = self._scales.to(dtype)[..., None].unbind(-2)
+        return groups.mul_(scales).add_(zeros).flatten(1)
 
 
 def _fits(x: Tensor) -> bool:

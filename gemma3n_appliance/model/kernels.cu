@@ -2,7 +2,7 @@
 // products with few tokens, which cost what their weights cost to read.
 //
 // Compiled by NVRTC at start, for the numbers the model computes in: BFLOAT16 is 1 or 0, GROUP says how many
-// query heads share a key head. Sums are in float32. Rows of streams are five to a token, see layer.py.
+// query heads share a key head; the rest, how launches are cut up, is cuda_kernels.py's. Sums are in float32. Rows of streams are five to a token, see layer.py.
 
 #if BFLOAT16
 typedef unsigned short T;
@@ -154,9 +154,7 @@ __device__ __forceinline__ void eight(float (&to)[8], const T* from) {
     for (int e = 0; e < 4; e++) to[e] = up(low.x[e]), to[4 + e] = up(high.x[e]);
 }
 
-const int ATTENDING_WARPS = 4;
 const int KEYS_AT_ONCE = 4;
-const int MOST_PARTS = 32;  // a lane for each
 
 // What one query of every slot sees: blocks for parts of its keys, for each key head, for each slot. The last
 // to end puts the parts together; `ended` is zero before and after. head_dim is 8 to 256.
@@ -219,7 +217,7 @@ extern "C" __global__ void attend(
         float high = MINUS_INFINITY, all = 0.0f, x = 0.0f;
         for (int w = 0; w < ATTENDING_WARPS; w++) high = fmaxf(high, highest_of[w][g]);
         for (int w = 0; w < ATTENDING_WARPS; w++) {
-            if (highest_of[w][g] == MINUS_INFINITY) continue;
+            if (total_of[w][g] == 0.0f) continue;  // no key; NaN goes on
             const float fades = expf(highest_of[w][g] - high);
             all += total_of[w][g] * fades, x += of_warps[w * GROUP * head_dim + i] * fades;
         }
@@ -318,7 +316,7 @@ extern "C" __global__ void __launch_bounds__(1024) activate(const T* gate_and_up
         Four made;
         for (int e = 0; e < 4; e++) {
             float x = up(gate.x[e]);
-            if (is_cut) x = fmaxf(x - rest, 0.0f);
+            if (is_cut) x = x < rest ? 0.0f : x - rest;  // NaN stays
             made.x[e] = down(gelu(x) * up(factor.x[e]));
         }
         *(Four*)(out + i) = made;
@@ -437,8 +435,6 @@ struct Int4 {
     __device__ __forceinline__ float whole(float sum, int64) const { return sum; }
 };
 
-const int MULTIPLYING_WARPS = 4;
-
 // [TOKENS, num_inputs] times rows of weights, a warp for ROWS of them; where there are factors, what comes out
 // goes through gelu and is multiplied by them.
 template <int TOKENS, int ROWS, typename Weights>
@@ -522,7 +518,7 @@ __device__ __forceinline__ void multiply(
             x, stride, Int4{weights, scales, num_inputs}, out, num_outputs, factors, factor_stride);              \
     }
 
-MULTIPLY(1, 2)
-MULTIPLY(2, 2)
-MULTIPLY(4, 2)
-MULTIPLY(8, 2)
+MULTIPLY(1, ROWS_OF_A_WARP)
+MULTIPLY(2, ROWS_OF_A_WARP)
+MULTIPLY(4, ROWS_OF_A_WARP)
+MULTIPLY(8, ROWS_OF_A_WARP)

@@ -84,7 +84,8 @@ class StaticDecoder:
         except RuntimeError as error:
             self._give_up(str(error))
             return wanted
-        apart = ((found - wanted).float().norm() / wanted.float().norm()).item()
+        differences = (found - wanted).float().norm(dim=-1)
+        apart = (differences / wanted.float().norm(dim=-1)).max().item()
         if apart < _MOST_APART:
             self._recorded[size].num_checked += 1
         else:

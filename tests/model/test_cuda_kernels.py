@@ -56,8 +56,7 @@ class Module:
 @pytest.fixture
 def kernels(monkeypatch) -> CudaKernels:
     zeros = torch.zeros
-    monkeypatch.setattr(nvrtc, "Module", Module)
-    monkeypatch.setattr(cuda_kernels, "_image", lambda *_: b"")
+    monkeypatch.setattr(cuda_kernels, "_module", lambda *_: Module(b""))
     monkeypatch.setattr(torch, "zeros", lambda *size, dtype, device: zeros(*size, dtype=dtype))
     monkeypatch.setattr(Module, "launched", [])
     made = cuda_kernels.load(CONFIG, torch.bfloat16, None)
@@ -96,14 +95,14 @@ def test_every_kernel_is_given_what_its_source_declares(kernels):
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_for_many_tokens_packed_weights_are_the_numbers_they_stand_for(bits):
     torch.manual_seed(0)
-    weight, x = torch.randn(32, 4 * GROUP), torch.randn(20, 4 * GROUP)
+    weight, x = torch.randn(32, 4 * GROUP), torch.randn(70, 4 * GROUP)
     tensors = quantize.quantize(weight, bits)
     packed = CudaPacked(None, tensors)
     assert packed.num_bytes < weight.nbytes / 2
     # Torch's own kernels multiply by the same numbers, in bfloat16.
     found, expected = packed(x), quantize.linear(tensors)(x)
     assert (found - expected).norm() < 0.01 * expected.norm()
-    chosen = packed.chosen(x, torch.full((20, 32), 2.0))
+    chosen = packed.chosen(x, torch.full((70, 32), 2.0))
     assert torch.allclose(chosen, 2 * torch.nn.functional.gelu(found, approximate="tanh"))
 
 
@@ -111,23 +110,36 @@ def test_where_there_are_none_torchs_are_used_and_a_warning_says_why(monkeypatch
     def fail(*_):
         raise OSError("libnvrtc.so.12: cannot open shared object file")
 
-    monkeypatch.setattr(cuda_kernels, "_image", fail)
+    monkeypatch.setattr(cuda_kernels, "_module", fail)
     assert cuda_kernels.load(CONFIG, torch.bfloat16, None) is None
     assert "libnvrtc.so.12" in capsys.readouterr().out
-    odd = SimpleNamespace(**vars(CONFIG) | {"head_dim": 12})
-    assert cuda_kernels.load(odd, torch.bfloat16, None) is None
-    assert "do not suit this model" in capsys.readouterr().out
+    for change in ({"head_dim": 12}, {"num_attention_heads": 32}, {"intermediate_size": 30}):
+        odd = SimpleNamespace(**vars(CONFIG) | change)
+        assert cuda_kernels.load(odd, torch.bfloat16, None) is None
+        assert "do not suit this model" in capsys.readouterr().out
 
 
 def test_what_is_compiled_is_kept_for_the_next_start(monkeypatch, tmp_path, capsys):
     compiled = []
+
+    def load(image: bytes) -> bytes:
+        if image != b"code":
+            raise nvrtc.CudaError("device kernel image is invalid")
+        return image
+
+    monkeypatch.setattr(nvrtc, "Module", load)
     monkeypatch.setattr(nvrtc, "architecture", lambda: "sm_87")
     monkeypatch.setattr(nvrtc, "compiled", lambda *given: compiled.append(given) or b"code")
     options = cuda_kernels.options(torch.bfloat16, 4)
-    assert [cuda_kernels._image(options, tmp_path) for _ in range(2)] == [b"code"] * 2
+    assert [cuda_kernels._module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
     assert len(compiled) == 1
-    assert cuda_kernels._image(cuda_kernels.options(torch.float32, 4), tmp_path) == b"code"
+    assert cuda_kernels._module(cuda_kernels.options(torch.float32, 4), tmp_path) == b"code"
     assert len(compiled) == 2
+    for file in (tmp_path / "kernels").iterdir():
+        file.write_bytes(b"")
+    assert [cuda_kernels._module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
+    assert len(compiled) == 3
+    assert "compiled again" in capsys.readouterr().out
     (tmp_path / "a file").touch()
-    assert cuda_kernels._image(options, tmp_path / "a file") == b"code"
+    assert cuda_kernels._module(options, tmp_path / "a file") == b"code"
     assert "compiles them again" in capsys.readouterr().out
