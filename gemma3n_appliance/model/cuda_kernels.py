@@ -5,7 +5,6 @@ and weights of few bits are read at a fraction of what memory allows.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import Gemma3nTextConfig
 
 from . import nvrtc
+from .quantized_files import sync
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 
@@ -251,10 +251,8 @@ def _keep(file: Path, image: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        with partial.open("wb") as written:
-            written.write(image)
-            written.flush()
-            os.fsync(written.fileno())  # a power cut must not leave a file that is there and empty
+        partial.write_bytes(image)
+        sync(partial)
         partial.rename(file)
     except OSError as error:
         log.warning("compiled kernels are not kept: the next start compiles them again", reason=str(error))

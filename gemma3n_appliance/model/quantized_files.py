@@ -56,7 +56,7 @@ class QuantizedFiles:
                 self._begin()
             file = self._file(self._partial, name)
             save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, file)
-            _sync(file)
+            sync(file)
         except (OSError, SafetensorError) as error:
             self._give_up(error)
 
@@ -66,7 +66,7 @@ class QuantizedFiles:
             return
         try:
             self._partial.rename(self._directory)
-            _sync(self._directory.parent)
+            sync(self._directory.parent)
         except OSError as error:
             self._give_up(error)
 
@@ -92,7 +92,7 @@ def _fingerprint(checkpoint: Path) -> str:
     return hashlib.sha256(repr((_FORMAT, states)).encode()).hexdigest()[:16]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """A power cut must not leave a file that is there and empty."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

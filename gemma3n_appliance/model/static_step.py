@@ -1,6 +1,7 @@
 """A decode step of the same shapes whatever the lengths of its slots, which are tensors on the device."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,13 +35,17 @@ class StaticStep:
         self.cache = cache
         self.slot_ids = slots
         self.longest = length
+
+    @cached_property
+    def spans(self) -> dict[str, StaticSpan]:
+        """What there is to see, by layer type; our own kernels do not ask."""
+        positions, length, window = self.positions, self.longest, self.cache.sliding_window
         keys = torch.arange(length, device=positions.device)
         everything = StaticSpan(length, self._mask(keys <= positions))
-        self.spans = {FULL: everything, SLIDING: everything}
-        window = cache.sliding_window
-        if length > window:
-            behind = positions - torch.arange(window - 1, -1, -1, device=positions.device)
-            self.spans[SLIDING] = StaticSpan(window, self._mask(behind >= 0), behind.clamp(min=0))
+        if length <= window:
+            return {FULL: everything, SLIDING: everything}
+        behind = positions - torch.arange(window - 1, -1, -1, device=positions.device)
+        return {FULL: everything, SLIDING: StaticSpan(window, self._mask(behind >= 0), behind.clamp(min=0))}
 
     def write(self, owner: int, keys_and_values: Tensor) -> None:
         """Writes ``[batch, 2, kv_heads, head_dim]`` to the layer that owns them."""

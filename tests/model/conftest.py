@@ -143,7 +143,7 @@ def _parts(engine: str, model, directory: Path) -> Parts:
     parts = native.load(directory, model.config, torch.float32, device)
     if engine == "native":
         return parts
-    # As on a GPU, but that nothing is recorded.
+    # Without a GPU as on one, but that nothing is recorded.
     recorder = GraphRecorder if engine == "recorded" else lambda: lambda compute: compute
     return dataclasses.replace(parts, decoder=Steadfast(parts.decoder, recorder))
 
