@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +8,7 @@ from tests.ansible.modules import AnsibleModule, load
 
 @pytest.fixture
 def releases(monkeypatch):
-    return load(monkeypatch, "roles/gemma3n_runtime/library/gemma3n_releases.py")
+    return load(monkeypatch, "library/gemma3n_releases.py")
 
 
 @pytest.fixture
@@ -24,10 +25,7 @@ def home(tmp_path):
     return tmp_path
 
 
-def left(home, releases, *, keep, current, previous=None, spare=(), check_mode=False):
-    for name, release in (("current", current), ("previous", previous)):
-        if release:
-            (home / name).symlink_to(home / "releases" / release)
+def ask(home, releases, *, keep=None, spare=(), check_mode=False):
     AnsibleModule.params = {
         "home": str(home),
         "keep": keep,
@@ -35,6 +33,14 @@ def left(home, releases, *, keep, current, previous=None, spare=(), check_mode=F
     }
     AnsibleModule.check_mode = check_mode
     releases.main()
+    return AnsibleModule.told
+
+
+def left(home, releases, *, current, previous=None, **options):
+    for name, release in (("current", current), ("previous", previous)):
+        if release:
+            (home / name).symlink_to(home / "releases" / release)
+    ask(home, releases, **options)
     return sorted(p.name for d in ("releases", "runtimes") for p in (home / d).iterdir())
 
 
@@ -62,4 +68,26 @@ def test_check_mode_only_says_what_would_go(releases, home):
 
 
 def test_nothing_is_removed_where_nothing_is(releases, tmp_path):
-    assert releases.superfluous(tmp_path, 0, []) == []
+    told = ask(tmp_path, releases, keep=0)
+    assert (told["removed"], told["complete"], told["current"], told["previous"]) == ([], [], "", "")
+
+
+def test_it_says_what_is_there_and_removes_nothing_unasked(releases, home):
+    for name in ("releases/0.4", "releases/0.5", "runtimes/new"):
+        (home / name / "complete").touch()
+    (home / "current").symlink_to(home / "releases/0.5")
+    (home / "previous").symlink_to(home / "releases/gone")
+    told = ask(home, releases)
+    assert (told["changed"], told["removed"]) == (False, [])
+    names = [str(Path(path).relative_to(home)) for path in told["complete"]]
+    assert sorted(names) == ["releases/0.4", "releases/0.5", "runtimes/new"]
+    assert (told["current"], told["previous"]) == (str(home / "releases/0.5"), "")
+
+
+def test_a_home_that_is_reached_by_a_link_keeps_what_is_in_use(releases, home, tmp_path_factory):
+    """As where /opt lies on another disk."""
+    linked = tmp_path_factory.mktemp("other") / "gemma3n"
+    linked.symlink_to(home)
+    stayed = left(linked, releases, keep=1, current="0.1", previous="0.2")
+    assert stayed == ["0.1", "0.2", "0.5", "new", "old"]
+    assert AnsibleModule.told["current"] == str(linked / "releases/0.1")
