@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import DownloadError
 from ..settings import Settings
 from .download import DISK_MARGIN_BYTES, is_on_disk, known_sizes
-from .hub import size_of
+from .manifest import size_of
 from .memory_need import weights_in_memory
 from .progress import MB
 

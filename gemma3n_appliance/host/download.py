@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from ..errors import DownloadError
 from ..settings import Settings
-from .hub import Repository, size_of
-from .manifest import BLOCK_BYTES, FileRecord, Manifest
+from .manifest import BLOCK_BYTES, FileRecord, Manifest, size_of
 from .progress import MB, Progress, ProgressLines
+
+if TYPE_CHECKING:
+    from .hub import Repository
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +177,9 @@ def _manifest_on_disk(settings: Settings) -> Manifest | None:
 
 
 def _download(settings: Settings, progress: Progress) -> None:
+    # A third of what a process would import; most find the model on the disk.
+    from .hub import Repository
+
     directory = settings.model_dir
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     manifest = _manifest_on_disk(settings)
@@ -217,7 +223,7 @@ def _require_space(directory: Path, num_bytes: int) -> None:
         )
 
 
-def _fetch_intact(commit: Repository, record: FileRecord, path: Path, progress: Progress) -> None:
+def _fetch_intact(commit: "Repository", record: FileRecord, path: Path, progress: Progress) -> None:
     """Fetches the file until its checksum is right, twice at most."""
     partial = _partial(path)
     for is_last_try in (False, True):

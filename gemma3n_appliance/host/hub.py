@@ -33,7 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but
 
 from .. import __version__
 from ..errors import DownloadError
-from .manifest import FileRecord, Manifest
+from .manifest import FileRecord, Manifest, size_of
 from .progress import Progress
 
 # What the loader reads. Weights in other formats, pictures and folders (onnx/, original/) stay on the hub.
@@ -198,11 +198,6 @@ class Repository:
         return (
             f"{error.response.url.host} refused ({answer}): run again later; what was fetched so far is kept"
         )
-
-
-def size_of(path: Path) -> int:
-    """The file's size in bytes, 0 where there is none."""
-    return path.stat().st_size if path.exists() else 0
 
 
 def _cause(error: Exception) -> str:

@@ -11,6 +11,11 @@ MANIFEST_NAME = "gemma3n-manifest.json"
 BLOCK_BYTES = 1 << 20
 
 
+def size_of(path: Path) -> int:
+    """The file's size in bytes, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def _ignore(_num_bytes: int) -> None:
     """Counts for nobody."""
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, but exported lazily
-
 MB = 1_000_000
 LINE_EVERY_S = 10.0
 LINE_EVERY_PERCENT = 10
@@ -32,10 +30,16 @@ class Progress(Protocol):
 class ProgressBar:
     """A bar that redraws itself, for terminals."""
 
+    def __init__(self) -> None:
+        # Takes long to import, and few processes have a terminal.
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, but exported lazily
+
+        self._new_bar = tqdm
+
     @contextmanager
     def track(self, title: str, total: int, done: int = 0) -> Iterator[None]:
         """See ``Progress.track``."""
-        self._bar = tqdm(desc=title, total=total, initial=done, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
+        self._bar = self._new_bar(desc=title, total=total, initial=done, unit="B", unit_scale=True)  # type: ignore[no-untyped-call]
         with self._bar:
             yield
 
@@ -45,7 +49,7 @@ class ProgressBar:
 
     def say(self, message: str) -> None:
         """Prints above the bar."""
-        tqdm.write(message, file=sys.stderr)
+        self._new_bar.write(message, file=sys.stderr)
 
 
 class ProgressLines:

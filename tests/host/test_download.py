@@ -391,8 +391,10 @@ def test_a_directory_is_a_model_when_it_has_a_configuration(tmp_path: Path):
     assert ensure_model(settings) == tmp_path
 
 
-def test_downloading_does_not_import_torch():
-    program = "import sys, gemma3n_appliance.cli; sys.exit('torch' in sys.modules)"
+def test_a_command_imports_neither_torch_nor_the_hub_before_it_needs_them():
+    program = (
+        "import sys, gemma3n_appliance.cli; sys.exit({'torch', 'huggingface_hub'} & {*sys.modules} != set())"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
