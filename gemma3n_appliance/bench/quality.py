@@ -36,18 +36,23 @@ class Distance:
 
 def rows(_cache: Path, _num_rounds: int) -> Iterator[Row]:
     """Measures and yields; every round would give the same."""
-    for bits in ("int8", "int4"):
-        found = distance(bits)
+    for bits, found in distances("int8", "int4").items():
         yield Row(f"demo model, {bits}: divergence from bfloat16", "nats", [found.divergence])
         yield Row(f"demo model, {bits}: same best token as bfloat16", "%", [100 * found.agreement])
 
 
-def distance(quantization: Quantization) -> Distance:
+def distances(*kinds: Quantization) -> dict[Quantization, Distance]:
     """Measures over questions that the demo model was not taught."""
-    plain, quantised = _decoder("none"), _decoder(quantization)
+    questions, plain = _questions(), _decoder("none")
+    answers = [_answer(plain, question, None) for question in questions]
+    return {kind: _distance(_decoder(kind), questions, answers) for kind in kinds}
+
+
+def _distance(
+    quantised: TextDecoder, questions: list[list[int]], answers: list[tuple[list[int], Tensor]]
+) -> Distance:
     divergences, agreements = [], []
-    for question in _questions():
-        answer, wanted = _answer(plain, question, None)
+    for question, (answer, wanted) in zip(questions, answers, strict=True):
         _, found = _answer(quantised, question, answer)
         divergences.append(kl_div(found, wanted, reduction="none", log_target=True).sum(-1))
         agreements.append(found.argmax(dim=-1) == wanted.argmax(dim=-1))

@@ -4,10 +4,10 @@ They stand in for Jetsons: they have a board's identity files and no GPU. Everyt
 undone by ``Lab.down``.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -210,12 +210,12 @@ class Lab:
         run("ip", "link", "del", f"g-{machine.name}", check=False)
         run("ip", "netns", "del", machine.name, check=False)
         _remove_cgroups(machine.name)
-        shutil.rmtree(self.directory / machine.name, ignore_errors=True)
+        run("rm", "-rf", self.directory / machine.name)
 
     def down(self) -> None:
         """Removes the machines and the network."""
-        for machine in self.machines:
-            self.remove(machine)
+        with concurrent.futures.ThreadPoolExecutor() as at_once:
+            list(at_once.map(self.remove, self.machines))
         run("nft", f"delete table ip {TABLE}", check=False)
         with _alone():
             run("ip", "link", "del", BRIDGE, check=False)
