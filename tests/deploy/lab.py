@@ -278,7 +278,10 @@ def _inner_pid(pid: int) -> int | None:
 
 def _remove_cgroups(name: str) -> None:
     def are_gone() -> bool:
-        tops = list(Path("/sys/fs/cgroup").rglob(f"gemma3n-{name}"))
+        try:
+            tops = list(Path("/sys/fs/cgroup").rglob(f"gemma3n-{name}"))
+        except FileNotFoundError:  # another machine's went meanwhile
+            return False
         for top in tops:
             for directory, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):  # its last process is still on its way out
