@@ -210,7 +210,7 @@ class Lab:
         run("ip", "link", "del", f"g-{machine.name}", check=False)
         run("ip", "netns", "del", machine.name, check=False)
         _remove_cgroups(machine.name)
-        run("rm", "-rf", self.directory / machine.name)
+        run("rm", "-rf", self.directory / machine.name, check=False)
 
     def down(self) -> None:
         """Removes the machines and the network."""
