@@ -15,12 +15,12 @@ from ..model.kv_cache import KVCache
 from ..model.parts import TextDecoder
 from ..model.text_weights import Quantization
 from .checkpoints import DEMO, END_IDS
+from .compute import CPU
 from .report import Row
 
 HELD_OUT = DEMO.parent / "wordings/heldout.tsv"
 NUM_QUESTIONS = 60
 MOST_TOKENS = 40
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

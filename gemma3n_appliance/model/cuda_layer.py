@@ -1,5 +1,8 @@
 """A layer and its weights over our own CUDA kernels: what `layer.Layer` computes, in half of the launches."""
 
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +27,7 @@ class CudaLayer(Layer):
         super().__init__(shape, weights, scales_correction)
         self._kernels = kernels
         gate = self._per_layer_gate
-        assert isinstance(gate, CudaDense | CudaPacked)
+        assert isinstance(gate, _Ours)
         self._choose = gate.chosen
 
     def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
@@ -62,28 +65,51 @@ class CudaLayer(Layer):
         return self._kernels.attend(queries, cache, step.slot_ids, step.positions, window, step.longest)
 
 
-class CudaDense(Dense):
+class _Ours(ABC):
+    """A weight that our kernels multiply by where tokens are few, and torch's where they are many."""
+
+    few: ClassVar[int]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiplies."""
+        return self._by_us(x, None) if self._is_ours(x) else self._by_torch(x)
+
+    def chosen(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Multiplies, and what comes of that, through gelu, by ``factors``."""
+        if self._is_ours(x):
+            return self._by_us(x, factors)
+        return functional.gelu(self._by_torch(x), approximate="tanh") * factors
+
+    def _is_ours(self, x: Tensor) -> bool:
+        return len(x) <= self.few and _fits(x)
+
+    @abstractmethod
+    def _by_us(self, x: Tensor, factors: Tensor | None) -> Tensor: ...
+
+    @abstractmethod
+    def _by_torch(self, x: Tensor) -> Tensor: ...
+
+
+class CudaDense(_Ours, Dense):
     """Numbers as they are."""
+
+    few = _FEW_NUMBERS
 
     def __init__(self, kernels: CudaKernels, weight: Tensor) -> None:
         super().__init__(weight)
         self._kernels = kernels
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiplies."""
-        if len(x) > _FEW_NUMBERS or not _fits(x):
-            return super().__call__(x)
-        return self._kernels.multiply("numbers", x, self.weight, None)
-
-    def chosen(self, x: Tensor, factors: Tensor) -> Tensor:
-        """Multiplies, and what comes of that, through gelu, by ``factors``."""
-        if len(x) > _FEW_NUMBERS or not _fits(x):
-            return functional.gelu(self(x), approximate="tanh") * factors
+    def _by_us(self, x: Tensor, factors: Tensor | None) -> Tensor:
         return self._kernels.multiply("numbers", x, self.weight, None, factors)
 
+    def _by_torch(self, x: Tensor) -> Tensor:
+        return Dense.__call__(self, x)
 
-class CudaPacked:
+
+class CudaPacked(_Ours):
     """Bytes or nibbles, as `quantize` makes them."""
+
+    few = _FEW_PACKED
 
     def __init__(self, kernels: CudaKernels, tensors: dict[str, Tensor]) -> None:
         """``tensors`` are what `quantize.quantize` returns."""
@@ -99,23 +125,17 @@ class CudaPacked:
         """What it takes in memory."""
         return self._weight.nbytes + self._scales.nbytes
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiplies."""
-        if len(x) <= _FEW_PACKED and _fits(x):
-            return self._kernels.multiply(self._packing, x, self._weight, self._scales)
-        if self._packing == "int8":
-            return functional.linear(x, self._weight.to(x.dtype)) * self._scales.to(x.dtype)
-        return functional.linear(x, self._unpacked(x.dtype))
-
-    def chosen(self, x: Tensor, factors: Tensor) -> Tensor:
-        """Multiplies, and what comes of that, through gelu, by ``factors``."""
-        if len(x) > _FEW_PACKED or not _fits(x):
-            return functional.gelu(self(x), approximate="tanh") * factors
-        return self._kernels.multiply(self._packing, x, self._weight, self._scales, factors)
-
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns rows of bytes, which a table of embeddings always has."""
         return Int8(self._weight, self._scales).embed(ids, dtype)
+
+    def _by_us(self, x: Tensor, factors: Tensor | None) -> Tensor:
+        return self._kernels.multiply(self._packing, x, self._weight, self._scales, factors)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        if self._packing == "int8":
+            return Int8(self._weight, self._scales).unpacked(x)
+        return functional.linear(x, self._unpacked(x.dtype))
 
     def _unpacked(self, dtype: torch.dtype) -> Tensor:
         """Returns ``[num_outputs, num_inputs]``."""

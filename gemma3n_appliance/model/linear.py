@@ -92,9 +92,13 @@ class Int8:
     def __call__(self, x: Tensor) -> Tensor:
         """Multiplies."""
         if len(x) > _FEW_TOKENS:
-            return functional.linear(x, self._weight.to(x.dtype)) * self._scales.to(x.dtype)
+            return self.unpacked(x)
         few = x.to(torch.bfloat16).contiguous()
         return torch._weight_int8pack_mm(few, self._weight, self._scales).to(x.dtype)
+
+    def unpacked(self, x: Tensor) -> Tensor:
+        """Multiplies as usual, by bytes that are made numbers of for that."""
+        return functional.linear(x, self._weight.to(x.dtype)) * self._scales.to(x.dtype)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns rows."""
