@@ -72,7 +72,12 @@ class Machine:
 
     def run(self, *command: str, check: bool = True, timeout_s: float = 120) -> str:
         """Runs a command inside, past its network."""
-        enter = ["nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
+        init = self._init_if_any
+        assert init is not None, f"{self.name} is not up:\n{self.console}"
+        return self._run_beside(init, *command, check=check, timeout_s=timeout_s)
+
+    def _run_beside(self, init: int, *command: str, check: bool, timeout_s: float = 120) -> str:
+        enter = ["nsenter", "-t", str(init), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
         environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
         return run(*enter, *environment, *command, check=check, timeout_s=timeout_s)
 
@@ -103,7 +108,7 @@ class Machine:
 
     def reboot(self) -> None:
         """Reboots it and waits until it is up again."""
-        before = self._init
+        before = self._init_if_any
         self.run("systemctl", "reboot", check=False)
         wait_until(lambda: self._init_if_any not in (None, before), BOOT_TIMEOUT_S)
         self.wait_booted()
@@ -112,19 +117,14 @@ class Machine:
         """Waits for systemd and for ssh."""
 
         def is_booted() -> bool:
-            state = self.run("systemctl", "is-system-running", check=False).strip()
-            return (
-                state in ("running", "degraded", "starting")
-                and self.run("systemctl", "is-active", "ssh", check=False).strip() == "active"
-            )
+            init = self._init_if_any
+            if init is None:
+                return False
+            state = self._run_beside(init, "systemctl", "is-system-running", check=False).strip()
+            ssh = self._run_beside(init, "systemctl", "is-active", "ssh", check=False).strip()
+            return state in ("running", "degraded", "starting") and ssh == "active"
 
-        wait_until(lambda: self._init_if_any and is_booted(), BOOT_TIMEOUT_S)
-
-    @property
-    def _init(self) -> int:
-        init = self._init_if_any
-        assert init is not None, f"{self.name} is not up:\n{self.console}"
-        return init
+        wait_until(is_booted, BOOT_TIMEOUT_S)
 
     @property
     def _init_if_any(self) -> int | None:
@@ -261,18 +261,23 @@ def _identify(root: Path) -> None:
 
 
 def _descendants(pid: int) -> Iterator[int]:
+    """A process and its offspring; while a machine boots, some of nspawn's end as they are being read."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
+        offspring = []
+        with contextlib.suppress(OSError):
+            offspring = children.read_text().split()
+        for child in offspring:
             yield from _descendants(int(child))
 
 
 def _inner_pid(pid: int) -> int | None:
     """The process's number in its own namespace, where it has one."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("NSpid:"):
-            numbers = line.split()[1:]
-            return int(numbers[-1]) if len(numbers) > 1 else None
+    with contextlib.suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                numbers = line.split()[1:]
+                return int(numbers[-1]) if len(numbers) > 1 else None
     return None
 
 
