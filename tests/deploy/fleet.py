@@ -18,7 +18,7 @@ from tests.deploy.conftest import HUB_PORT, ROOT, TOKEN
 from tests.deploy.lab import ROUTER, Lab, Machine
 
 # They ask often, and leave the boards some of the few cores that they share.
-PAUSE_S = 2.0
+PAUSE_S = 3.0
 PLAY_TIMEOUT_S = 600
 HUB = f"http://{ROUTER}:{HUB_PORT}"
 SETTINGS = {"DEVICE": "cpu", "CONTEXT_LENGTH": 2048, "OMP_NUM_THREADS": 1}

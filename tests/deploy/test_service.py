@@ -57,6 +57,7 @@ def sound(board: Machine, hub: Hub) -> Iterator[None]:
         board.run("systemctl", "reset-failed")
         restart(board, WARM, API)
     assert ask(board, "Where are the logs?") == LOGS
+    wait_active(board)  # it is told up to a second after it can answer
     board.turn_page()
     yield
     if not hub.is_up:
