@@ -46,12 +46,20 @@ class ChatResource:
             model = await self._engine.wait_ready(self._settings.load_wait)
             request_id = get_contextvars()["request_id"]
             prompt = await workers.run(self._prompts.for_chat, body, model, request_id)
-        reply = Reply(body.model, prompt.num_image_tokens, prompt.num_audio_tokens)
+        reply = Reply(
+            model=body.model,
+            num_image_tokens=prompt.num_image_tokens,
+            num_audio_tokens=prompt.num_audio_tokens,
+            num_choices=body.num_choices,
+            has_logprobs=bool(body.logprobs),
+            has_usage=body.includes_usage,
+            has_usage_so_far=body.includes_usage_so_far,
+        )
         return self._engine.generate(prompt.request), reply
 
     async def _chunks(self, body: ChatCompletionRequest) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Begins inside the stream, which tells the client that it is alive while a model loads."""
         events, reply = await self._begin(body)
-        async with aclosing(chunks(events, reply, include_usage=body.includes_usage)) as said:
+        async with aclosing(chunks(events, reply)) as said:
             async for chunk in said:
                 yield chunk

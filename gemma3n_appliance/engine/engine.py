@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from enum import Enum
+from functools import partial
 
 import structlog
 
@@ -163,7 +164,7 @@ class Engine:
         return self._running()[0]
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Yields the request's events; leaving the iterator early cancels the request.
+        """Yields the request's events, all choices'; leaving the iterator early cancels the request.
 
         Raises:
             ContextLengthError: prompt and answer do not fit the context. This and the next three come
@@ -177,20 +178,22 @@ class Engine:
         _require_context(request, model)
         self._require_room()
         events: Events = asyncio.Queue()
-        sequence = self._sequence(request, model, events)
-        self._unfinished.add(sequence)
-        loop.submit(sequence)
+        sequences = self._sequences(request, model, events)
+        self._unfinished.update(sequences)
+        for sequence in sequences:
+            loop.submit(sequence)
+        num_unfinished = len(sequences)
         try:
-            while True:
+            while num_unfinished:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
+                num_unfinished -= isinstance(event, Finished)
                 yield event
-                if isinstance(event, Finished):
-                    return
         finally:
-            self._unfinished.discard(sequence)
-            loop.cancel(sequence)
+            self._unfinished.difference_update(sequences)
+            for sequence in sequences:
+                loop.cancel(sequence)
 
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new and lets what runs or waits finish; what is left after ``timeout_s`` fails.
@@ -239,21 +242,25 @@ class Engine:
             retry_after_s=self._loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
         )
 
-    def _sequence(self, request: GenerationRequest, model: LoadedModel, events: Events) -> Sequence:
+    def _sequences(self, request: GenerationRequest, model: LoadedModel, events: Events) -> list[Sequence]:
+        """Returns one sequence for each choice; the first reads the prompt for all."""
         event_loop = asyncio.get_running_loop()
+        sequences: list[Sequence] = []
 
-        def deliver(event: Event | Exception) -> None:
+        def deliver(choice: int, event: Event | Exception) -> None:
             if isinstance(event, Finished | Exception):
                 # Not when the last event is read: a client that reads slowly holds no place in the queue.
-                self._unfinished.discard(sequence)
+                self._unfinished.discard(sequences[choice])
             events.put_nowait(event)
 
-        def sink(event: Event | Exception) -> None:
+        def sink(choice: int, event: Event | Exception) -> None:
             with contextlib.suppress(RuntimeError):  # nobody listens once the event loop is closed
-                event_loop.call_soon_threadsafe(deliver, event)
+                event_loop.call_soon_threadsafe(deliver, choice, event)
 
-        sequence = Sequence(request, model, sink)
-        return sequence
+        for choice in range(request.num_choices):
+            leader = sequences[0] if sequences else None
+            sequences.append(Sequence(request, model, partial(sink, choice), choice, leader))
+        return sequences
 
     def _refuse_new_requests(self) -> None:
         with self._state_lock:

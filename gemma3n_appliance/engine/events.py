@@ -1,7 +1,7 @@
 """What the engine tells: one stream of events a request, the same for plain and streamed replies.
 
-``Started`` once, ``TextDelta`` any number of times, ``Finished`` once and last. A failure is raised from
-the iterator instead.
+For each choice ``Started`` once, ``TextDelta`` any number of times, ``Finished`` once and last. Those of
+several choices come mixed, and the first is always choice 0's. A failure is raised from the iterator instead.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,35 @@ class Started:
 
     num_prompt_tokens: int
     num_cached_tokens: int = 0
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, to the model itself: before temperature, penalties and biases.
+
+    ``piece`` holds the bytes it stands for, which may be part of a character; None for control tokens.
+    ``top`` lists the likeliest tokens at its place, likeliest first, without tops of their own.
+    """
+
+    token: str
+    piece: bytes | None
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text; never empty, never part of a character or of a stop string. Counts tokens so far."""
+    """More text; never part of a character or of a stop string. Counts tokens so far.
+
+    ``logprobs`` are those of the tokens that begin in it, where the request wants them; only tokens without a
+    text leave ``text`` empty.
+    """
 
     text: str
     num_completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,7 @@ class Finished:
 
     reason: FinishReason
     num_completion_tokens: int
+    choice: int = 0
 
 
 Event = Started | TextDelta | Finished

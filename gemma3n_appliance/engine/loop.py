@@ -100,7 +100,7 @@ class Loop:
             self._fail(sequence, error)
             return
         sequence.num_cached_tokens = admission.num_cached_tokens
-        self._scheduler.admit(admission.slot)
+        self._scheduler.admit(admission.slot, sequence)
 
     def _prefill(self, slot: int, sequence: Sequence) -> None:
         try:
@@ -110,7 +110,7 @@ class Loop:
             return
         if token_id is not None:
             self._scheduler.prefilled(slot)
-            self._accept(sequence, token_id)
+            self._accept(slot, sequence, token_id)
 
     def _decode(self, batch: list[tuple[int, Sequence]]) -> None:
         began_s = time.monotonic()
@@ -124,8 +124,8 @@ class Loop:
                 self._fail(sequence, EngineError("The engine lost count of its requests. Send it again."))
             return
         self.decode_rate.record(len(batch), time.monotonic() - began_s)
-        for (_, sequence), token_id in zip(batch, token_ids, strict=True):
-            self._accept(sequence, token_id)
+        for (slot, sequence), token_id in zip(batch, token_ids, strict=True):
+            self._accept(slot, sequence, token_id)
 
     def _decode_apart(self, batch: list[tuple[int, Sequence]], error: Exception) -> None:
         """Tries the halves of a batch that failed, down to the one request whose fault it is.
@@ -142,8 +142,8 @@ class Loop:
 
     # A sequence is told of its end before its slot is released: should that fail, nobody is left waiting.
 
-    def _accept(self, sequence: Sequence, token_id: int) -> None:
-        for event in sequence.accept(token_id):
+    def _accept(self, slot: int, sequence: Sequence, token_id: int) -> None:
+        for event in sequence.accept(token_id, self._runner.logprobs(slot)):
             sequence.sink(event)
         if sequence.is_finished:
             self.wait_estimate.record(time.monotonic() - sequence.admitted_s)

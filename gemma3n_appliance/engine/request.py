@@ -1,6 +1,6 @@
 """What the engine is asked to do: token ids, media as plain bytes, and how to sample."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +24,38 @@ Media = Image | Audio
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose the next token. Temperature 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch those off."""
+    """How to choose the next token. Temperature 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch those off.
+
+    ``frequency_penalty`` and ``presence_penalty`` lower the logits of tokens generated so far, for each time
+    and once, as OpenAI has them. ``repetition_penalty`` divides logits of what is in the prompt, too, or
+    multiplies them where they are negative (arXiv:1909.05858, 4.1). ``logit_bias`` is added last.
+    """
 
     temperature: float
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether tokens are chosen from other logits than the model's own."""
+        is_penalised = self.frequency_penalty or self.presence_penalty or self.repetition_penalty != 1.0
+        return bool(is_penalised or self.logit_bias)
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt to continue.
+    """One prompt to continue, ``num_choices`` times.
 
     ``token_ids`` holds every soft-token position already (in Google's models 256 an image, 188 a clip);
     ``media`` lists what fills them, in order of appearance. ``max_tokens`` is at least 1 and fits the
-    context.
+    context; each choice has as many. ``num_top_logprobs`` is how many of the likeliest tokens to tell of
+    besides the chosen one, at every step; None tells of none.
     """
 
     request_id: str
@@ -49,3 +65,11 @@ class GenerationRequest:
     media: tuple[Media, ...] = ()
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    num_choices: int = 1
+    num_top_logprobs: int | None = None
+
+    def for_choice(self, choice: int) -> "GenerationRequest":
+        """Returns what asks for one of the choices alone; their seeds are those that follow ``seed``."""
+        if choice == 0 or self.sampling.seed is None:
+            return self
+        return replace(self, sampling=replace(self.sampling, seed=self.sampling.seed + choice))

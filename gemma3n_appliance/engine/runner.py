@@ -3,7 +3,7 @@
 Called from the engine's thread only, but for the two numbers, which never change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,14 @@ class Admission:
 
     slot: int
     num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logarithms of a token's probability, and of the likeliest tokens', ``(token_id, logprob)``."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
 
 
 class Runner(Protocol):
@@ -52,6 +60,10 @@ class Runner(Protocol):
         """
         ...
 
+    def logprobs(self, slot: int) -> Logprobs | None:
+        """How likely the token was that the slot was given last; None unless its request asks."""
+        ...
+
     def release(self, slot: int) -> None:
         """Forgets the slot's request."""
         ...
@@ -61,7 +73,7 @@ class Runner(Protocol):
 class LoadedModel:
     """A runner and what the engine must know to turn its tokens into text.
 
-    ``pieces`` maps a token id to the bytes it stands for; control tokens stand for none.
+    ``pieces`` maps a token id to the bytes it stands for; control tokens stand for none, and have a name.
     ``num_bytes_left_on_disk`` of the weights are read from their file as they are needed, and held in memory
     only while there is room.
     """
@@ -70,6 +82,7 @@ class LoadedModel:
     pieces: Sequence[bytes] = field(repr=False)
     eos_token_ids: frozenset[int]
     device: str
+    control_tokens: Mapping[int, str] = field(default_factory=dict, repr=False)
     has_vision: bool = True
     has_audio: bool = True
     num_bytes_left_on_disk: int = 0

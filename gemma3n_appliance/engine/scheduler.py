@@ -12,7 +12,7 @@ class Scheduler:
 
     A sequence waits, then is prefilling, then decoding. One chunk of one prompt is read between two decode
     steps, so a running stream never stalls longer than that. How many may wait, `Engine` decides, which
-    can still tell the client.
+    can still tell the client. Who has a leader lets others pass until the leader's prompt has been read.
     """
 
     num_slots: int
@@ -32,11 +32,13 @@ class Scheduler:
     def next_waiting(self) -> tuple[list[int], Sequence] | None:
         """The first in line, with the slots it may have; None if nobody waits or no slot is free."""
         free = [slot for slot in range(self.num_slots) if self._is_free(slot)]
-        return (free, self.waiting[0]) if free and self.waiting else None
+        first = next((sequence for sequence in self.waiting if not self._follows(sequence)), None)
+        return (free, first) if free and first else None
 
-    def admit(self, slot: int) -> None:
-        """Gives the first in line a free slot."""
-        self.prefilling[slot] = self.waiting.popleft()
+    def admit(self, slot: int, sequence: Sequence) -> None:
+        """Gives one of those in line a free slot."""
+        self.waiting.remove(sequence)
+        self.prefilling[slot] = sequence
 
     def next_prefill(self) -> tuple[int, Sequence] | None:
         """The sequence whose prompt is read next: the one that has a slot longest."""
@@ -61,6 +63,10 @@ class Scheduler:
     def sequences(self) -> list[Sequence]:
         """Everyone, running ones first."""
         return [*self.prefilling.values(), *self.decoding.values(), *self.waiting]
+
+    def _follows(self, sequence: Sequence) -> bool:
+        leader = sequence.leader
+        return leader is not None and (leader in self.waiting or leader in self.prefilling.values())
 
     def _is_free(self, slot: int) -> bool:
         return slot not in self.prefilling and slot not in self.decoding

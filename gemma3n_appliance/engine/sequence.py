@@ -1,37 +1,51 @@
-"""One request on its way through the engine: its tokens become events."""
+"""One choice of a request on its way through the engine: its tokens become events."""
 
 from collections.abc import Callable
 
 from .detokenize import Detokenizer
 from .events import Event, Finished, FinishReason, Started, TextDelta
 from .request import GenerationRequest
-from .runner import LoadedModel
+from .runner import LoadedModel, Logprobs
 from .stop import StopStrings
+from .token_logprobs import TokenLogprobs
 
 Sink = Callable[[Event | Exception], None]
 
 
 class Sequence:
-    """A request, the text it has become, and where its events go. Which stage it is in, `Scheduler` knows."""
+    """A choice, the text it has become, and where its events go. Which stage it is in, `Scheduler` knows."""
 
-    def __init__(self, request: GenerationRequest, model: LoadedModel, sink: Sink) -> None:
-        """``sink`` is called in the engine's thread and must not raise."""
-        self.request = request
+    def __init__(
+        self,
+        request: GenerationRequest,
+        model: LoadedModel,
+        sink: Sink,
+        choice: int = 0,
+        leader: "Sequence | None" = None,
+    ) -> None:
+        """``sink`` is called in the engine's thread and must not raise.
+
+        ``leader`` is the same request's first choice, whose prompt is read for this one too.
+        """
+        self.request = request.for_choice(choice)
         self.sink = sink
+        self.leader = leader
         self.admitted_s = 0.0
         self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.is_finished = False
+        self._choice = choice
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else model.eos_token_ids
         self._detokenizer = Detokenizer(model.pieces)
         self._stops = StopStrings(request.stop)
+        self._logprobs = TokenLogprobs(model.pieces, model.control_tokens)
 
-    def accept(self, token_id: int) -> list[Event]:
+    def accept(self, token_id: int, logprobs: Logprobs | None = None) -> list[Event]:
         """Takes the next token and returns the events it causes; the last of a sequence is ``Finished``."""
         is_first = self.num_completion_tokens == 0
         self.num_completion_tokens += 1
         is_eos = token_id in self._eos_token_ids
-        text = "" if is_eos else self._stops.feed(self._detokenizer.feed(token_id))
+        text = "" if is_eos else self._text(token_id, logprobs)
         self.is_finished = (
             is_eos or self._stops.matched or self.num_completion_tokens >= self.request.max_tokens
         )
@@ -39,14 +53,24 @@ class Sequence:
             text += self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
         return [*self._started(is_first), *self._delta(text), *self._finished(is_eos)]
 
+    def _text(self, token_id: int, logprobs: Logprobs | None) -> str:
+        text = self._detokenizer.feed(token_id)
+        if logprobs is not None:
+            self._logprobs.feed(token_id, logprobs, text)
+        return self._stops.feed(text)
+
     def _started(self, is_first: bool) -> list[Event]:
-        return [Started(len(self.request.token_ids), self.num_cached_tokens)] if is_first else []
+        num_prompt_tokens = len(self.request.token_ids)
+        return [Started(num_prompt_tokens, self.num_cached_tokens, self._choice)] if is_first else []
 
     def _delta(self, text: str) -> list[Event]:
-        return [TextDelta(text, self.num_completion_tokens)] if text else []
+        logprobs = self._logprobs.give(len(text))
+        if not text and not logprobs:
+            return []
+        return [TextDelta(text, self.num_completion_tokens, logprobs, self._choice)]
 
     def _finished(self, is_eos: bool) -> list[Event]:
         if not self.is_finished:
             return []
         reason = FinishReason.STOP if is_eos or self._stops.matched else FinishReason.LENGTH
-        return [Finished(reason, self.num_completion_tokens)]
+        return [Finished(reason, self.num_completion_tokens, self._choice)]

@@ -52,6 +52,7 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
         loaded = LoadedModel(
             runner=_runner(parts, settings),
             pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
+            control_tokens=pieces.control_tokens(tokenizer),
             eos_token_ids=_eos_token_ids(directory, config, tokenizer),
             device=str(device),
             num_bytes_left_on_disk=parts.num_bytes_left_on_disk,

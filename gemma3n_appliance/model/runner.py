@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..engine.request import GenerationRequest
-from ..engine.runner import Admission
+from ..engine.runner import Admission, Logprobs
 from ..errors import ContextLengthError, InvalidRequestError
 from . import soft_tokens
 from .embeddings import Embeddings
@@ -17,7 +17,7 @@ from .media_cache import MediaCache, require_numbers
 from .memory import named_when_exhausted
 from .parts import Parts
 from .prefix_cache import PrefixCache
-from .sampler import Chooser, Sample, sample
+from .sampler import Chooser, Sample, logprobs, sample
 
 
 @dataclass
@@ -28,6 +28,7 @@ class _Work:
     media: list[soft_tokens.SoftTokens]
     chooser: Chooser
     last_token: int = -1
+    logprobs: Logprobs | None = None
     has_failed: bool = False
 
 
@@ -75,7 +76,7 @@ class SlotRunner:
         with named_when_exhausted("this request's context"):
             self._cache.reserve(len(request.token_ids) + request.max_tokens)
         slot, num_cached = self._prefixes.take(free, soft_tokens.ids(request.token_ids, media))
-        self._work[slot] = _Work(request, media, Chooser.of(request.sampling))
+        self._work[slot] = _Work(request, media, Chooser.of(request))
         return Admission(slot, num_cached)
 
     @torch.inference_mode()
@@ -119,6 +120,10 @@ class SlotRunner:
         step.commit()
         return chosen
 
+    def logprobs(self, slot: int) -> Logprobs | None:
+        """See `Runner`."""
+        return self._work[slot].logprobs
+
     @torch.inference_mode()
     def release(self, slot: int) -> None:
         """See `Runner`. What the slot has computed stays, for prompts that begin alike."""
@@ -146,6 +151,10 @@ class SlotRunner:
             raise InvalidRequestError(
                 f"A prompt needs at least one token; ids go from 0 to {vocab_size - 1}."
             )
+        if any(not 0 <= token_id < vocab_size for token_id, _ in request.sampling.logit_bias):
+            raise InvalidRequestError(
+                f"There is no such token: ids go from 0 to {vocab_size - 1}.", param="logit_bias"
+            )
         if request.media and self._encoder is None:
             raise InvalidRequestError("This model was loaded for text only: send no images and no audio.")
 
@@ -168,7 +177,24 @@ class SlotRunner:
         return logits
 
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
-        chosen = self._sample(logits, [self._work[slot].chooser for slot in slots])
-        for slot, token_id in zip(slots, chosen, strict=True):
-            self._work[slot].last_token = token_id
+        works = [self._work[slot] for slot in slots]
+        chosen = self._sample(logits, [work.chooser for work in works])
+        scores = _logprobs(works, logits, chosen)
+        for work, token_id, score in zip(works, chosen, scores, strict=True):
+            work.last_token, work.logprobs = token_id, score
+            if work.chooser.adjustment:
+                work.chooser.adjustment.note(token_id)
         return chosen
+
+
+def _logprobs(works: Sequence[_Work], logits: Tensor, chosen: Sequence[int]) -> list[Logprobs | None]:
+    """Returns the chosen tokens' probabilities, computed only where they are asked for."""
+    told: list[Logprobs | None] = [None] * len(works)
+    nums = [(row, work.request.num_top_logprobs) for row, work in enumerate(works)]
+    asked = {row: num_top for row, num_top in nums if num_top is not None}
+    if asked:
+        rows = [*asked]
+        scores = logprobs(logits[rows], [chosen[row] for row in rows], [*asked.values()])
+        for row, score in zip(rows, scores, strict=True):
+            told[row] = score
+    return told

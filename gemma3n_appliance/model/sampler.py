@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..engine.request import Sampling
+from ..engine.request import GenerationRequest, Sampling
+from ..engine.runner import Logprobs
+from .adjustment import Adjustment
 
 _COLDEST = 1e-4  # as good as greedy, and no logit divided by it overflows
 
@@ -18,24 +20,50 @@ class Chooser:
 
     sampling: Sampling
     random: random.Random
+    adjustment: Adjustment | None
 
     @classmethod
-    def of(cls, sampling: Sampling) -> "Chooser":
+    def of(cls, request: GenerationRequest) -> "Chooser":
         """Starts from the seed asked for, or from one that the operating system provides."""
-        return cls(sampling, random.Random(sampling.seed))
+        sampling = request.sampling
+        adjustment = Adjustment(request) if sampling.is_adjusted else None
+        return cls(sampling, random.Random(sampling.seed), adjustment)
 
 
 Sample = Callable[[Tensor, Sequence[Chooser]], list[int]]
 
 
 def sample(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """Returns one token id for each row of float32 ``[batch, vocab_size]``."""
+    """Returns one token id for each row of float32 ``[batch, vocab_size]``, which stays as it is."""
+    logits = _adjusted(logits, choosers)
     greedy = logits.argmax(dim=-1)
     if all(chooser.sampling.temperature == 0 for chooser in choosers):
         return greedy.tolist()
     drawn = _draw(logits, choosers)
     is_greedy = _column([chooser.sampling.temperature == 0 for chooser in choosers], logits)
     return torch.where(is_greedy[:, 0], greedy, drawn).tolist()
+
+
+def logprobs(logits: Tensor, token_ids: Sequence[int], nums_top: Sequence[int]) -> list[Logprobs]:
+    """Returns how likely each row's token is, and the likeliest, of float32 ``[batch, vocab_size]``."""
+    scores = logits.log_softmax(dim=-1)
+    chosen = scores.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
+    top = scores.topk(min(max(nums_top), scores.shape[-1]), dim=-1)
+    rows = zip(chosen, top.indices.tolist(), top.values.tolist(), nums_top, strict=True)
+    return [
+        Logprobs(logprob, tuple(zip(ids, values, strict=True))[:num_top])
+        for logprob, ids, values, num_top in rows
+    ]
+
+
+def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    """Returns the logits as they are unless a request has rules of its own for them."""
+    adjustments = [(row, each.adjustment) for row, each in enumerate(choosers) if each.adjustment]
+    if adjustments:
+        logits = logits.clone()
+    for row, adjustment in adjustments:
+        adjustment.apply(logits[row])
+    return logits
 
 
 def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:

@@ -59,6 +59,8 @@ class Prompts:
             media=decoded,
             stop=body.stop_strings,
             ignore_eos=bool(body.ignore_eos),
+            num_choices=body.num_choices,
+            num_top_logprobs=body.num_top_logprobs,
         )
         return Prompt(
             request,

@@ -13,6 +13,10 @@ def sampling(body: ChatCompletionRequest, *, temperature: float, top_k: int, top
         top_k=max(0, int(_given(body.top_k, top_k))),  # -1 means off, as in vLLM
         min_p=_given(body.min_p, 0.0),
         seed=body.seed,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        repetition_penalty=_given(body.repetition_penalty, 1.0),
+        logit_bias=body.token_biases,
     )
 
 

@@ -2,16 +2,34 @@
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from .messages import Message
 from .wire import WireModel
 
 MAX_MESSAGES = 10_000
 MAX_STOP_STRINGS = 4
+MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+MAX_BIASES = 1_024
 _INT64 = 2**63
 
 StopString = Annotated[str, Field(min_length=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+# A token's id, as JSON has to write the name of a field.
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _few_biases(value: Any) -> Any:
+    """Looks at how many there are before anything looks at one."""
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise PydanticCustomError("too_many", f"Input should have at most {MAX_BIASES} entries")
+    return value
+
+
+LogitBias = Annotated[dict[TokenId, Bias], BeforeValidator(_few_biases)]
 
 
 def _stop_form(value: Any) -> str | None:
@@ -32,7 +50,7 @@ Stop = Annotated[
 
 
 class StreamOptions(WireModel):
-    """What a stream tells besides text."""
+    """What a stream tells besides text: usage in a last chunk, and, as vLLM has it, so far in every chunk."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -48,19 +66,19 @@ class ChatFields(WireModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     model: Annotated[str, Field(min_length=1)]
     audio: Any = None
-    frequency_penalty: float | None = None
+    frequency_penalty: Penalty | None = None
     function_call: Any = None
     functions: Any = None
-    logit_bias: Any = None
+    logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     metadata: dict[str, Any] | None = None
     modalities: Any = None
-    n: int | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     parallel_tool_calls: bool | None = None
     prediction: Any = None
-    presence_penalty: float | None = None
+    presence_penalty: Penalty | None = None
     prompt_cache_key: str | None = None
     reasoning_effort: str | None = None
     response_format: Any = None
@@ -74,7 +92,7 @@ class ChatFields(WireModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: Any = None
     tools: Any = None
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     user: str | None = None
     verbosity: str | None = None
@@ -83,7 +101,7 @@ class ChatFields(WireModel):
     # Beyond OpenAI's reference, named as vLLM and llama.cpp name them.
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     ignore_eos: bool | None = None
     structured_outputs: Any = None
     bad_words: Any = None

@@ -41,12 +41,36 @@ class AssistantMessage(BaseModel):
     refusal: None
 
 
+class TopLogprob(BaseModel):
+    """A likely token; ``token`` has U+FFFD for what is only part of a character.
+
+    ``bytes`` is null for control tokens, which stand for no text.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer, and the likeliest at its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    """The tokens of an answer, or of a chunk of it."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
 class Choice(BaseModel):
     """One answer and why it ended."""
 
     index: int
     message: AssistantMessage
-    logprobs: None
+    logprobs: ChoiceLogprobs | None
     finish_reason: FinishReason
 
 
@@ -74,12 +98,15 @@ class ChunkChoice(BaseModel):
 
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChoiceLogprobs | None
     finish_reason: FinishReason | None
 
 
 class ChatCompletionChunk(_Reply):
-    """One frame of a streamed reply. ``usage`` is set, null but for the last, if the client asked for it."""
+    """One frame of a streamed reply.
+
+    ``usage`` is set if the client asked for it: null but for the last, or what it has cost so far.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]

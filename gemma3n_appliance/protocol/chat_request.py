@@ -31,6 +31,28 @@ class ChatCompletionRequest(ChatFields):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def num_choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to tell of at every step; None if not even of the chosen one."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def token_biases(self) -> tuple[tuple[int, float], ...]:
+        """What to add to which logits."""
+        return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items())
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def includes_usage_so_far(self) -> bool:
+        """Whether the chunks before that one tell what the answer has cost so far."""
+        return self.includes_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )

@@ -12,7 +12,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "grammar": ("",),
@@ -21,24 +20,18 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_json": (),
     "guided_regex": (),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "logits_processors": ([],),
-    "logprobs": (False,),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "n": (1,),
     "parallel_tool_calls": (True,),
     "prediction": (),
-    "presence_penalty": (0,),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
     "structured_outputs": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -58,6 +51,7 @@ def refuse_unsupported(request: ChatFields) -> None:
             raise _unsupported(name)
     _check_stream_options(request)
     _check_max_tokens(request)
+    _check_logprobs(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
 
@@ -69,14 +63,10 @@ def _unsupported(param: str) -> UnsupportedParameterError:
 
 
 def _check_stream_options(request: ChatFields) -> None:
-    if request.stream_options is None:
-        return
-    if not request.stream:
+    if request.stream_options and not request.stream:
         raise InvalidRequestError(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
-    if request.stream_options.continuous_usage_stats:
-        raise _unsupported("stream_options.continuous_usage_stats")
 
 
 def _check_max_tokens(request: ChatFields) -> None:
@@ -84,6 +74,13 @@ def _check_max_tokens(request: ChatFields) -> None:
     if None not in limits and limits[0] != limits[1]:
         raise InvalidRequestError(
             "'max_tokens' and 'max_completion_tokens' differ: send only one of them.", param="max_tokens"
+        )
+
+
+def _check_logprobs(request: ChatFields) -> None:
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequestError(
+            "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
         )
 
 

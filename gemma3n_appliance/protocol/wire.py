@@ -93,6 +93,6 @@ def _path(location: tuple[int | str, ...]) -> str:
     for step in location:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif not step.startswith("<"):
+        elif step != "[key]" and not step.startswith("<"):
             path += f".{step}" if path else step
     return path[:_LONGEST_QUOTE]

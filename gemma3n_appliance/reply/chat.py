@@ -2,11 +2,14 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from .. import __version__
+from ..engine import events as engine
 from ..engine.events import Event, Finished, Started, TextDelta
 from ..errors import EngineError
 from ..protocol.chat_reply import (
@@ -14,61 +17,73 @@ from ..protocol.chat_reply import (
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
+    ChoiceLogprobs,
     ChunkChoice,
     Delta,
     FinishReason,
     PromptTokensDetails,
+    TokenLogprob,
+    TopLogprob,
     Usage,
 )
 
 Events = AsyncGenerator[Event, None]
 
 SYSTEM_FINGERPRINT = f"gemma3n-appliance-{__version__}"
+# What OpenAI writes for a probability of next to nothing, where JSON has no infinity.
+_LEAST_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What all of a reply's chunks have in common; ``model`` echoes the request's."""
+    """What all of a reply's chunks have in common; ``model`` echoes the request's.
+
+    With ``has_usage`` a stream ends with what it has cost, and with ``has_usage_so_far`` every chunk tells.
+    """
 
     model: str
     num_image_tokens: int = 0
     num_audio_tokens: int = 0
+    num_choices: int = 1
+    has_logprobs: bool = False
+    has_usage: bool = False
+    has_usage_so_far: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def usage(self, started: Started, finished: Finished) -> Usage:
-        """Returns what the request cost."""
+    def usage(self, tally: "Tally") -> Usage:
+        """Returns what the request has cost."""
         return Usage(
-            prompt_tokens=started.num_prompt_tokens,
-            completion_tokens=finished.num_completion_tokens,
-            total_tokens=started.num_prompt_tokens + finished.num_completion_tokens,
+            prompt_tokens=tally.num_prompt_tokens,
+            completion_tokens=tally.num_completion_tokens,
+            total_tokens=tally.num_prompt_tokens + tally.num_completion_tokens,
             prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=started.num_cached_tokens,
+                cached_tokens=tally.num_cached_tokens,
                 audio_tokens=self.num_audio_tokens,
                 image_tokens=self.num_image_tokens,
             ),
         )
 
-    def chunk(self, delta: Delta, finish_reason: FinishReason | None = None) -> ChatCompletionChunk:
-        """Returns a chunk that says nothing of usage."""
-        choice = ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=finish_reason)
-        return self._chunk([choice])
+    def chunk(self, event: Event, tally: "Tally") -> ChatCompletionChunk:
+        """Returns the chunk that tells of an event."""
+        chunk = self._chunk([_choice_of(event)])
+        if not self.has_usage:
+            return chunk
+        return chunk.model_copy(update={"usage": self.usage(tally) if self.has_usage_so_far else None})
 
-    def usage_chunk(self, usage: Usage) -> ChatCompletionChunk:
+    def usage_chunk(self, tally: "Tally") -> ChatCompletionChunk:
         """Returns the chunk that ends a stream whose client asked for usage."""
-        return self._chunk([]).model_copy(update={"usage": usage})
+        return self._chunk([]).model_copy(update={"usage": self.usage(tally)})
 
-    def completion(self, text: str, finish_reason: FinishReason, usage: Usage) -> ChatCompletion:
+    def completion(self, choices: list[Choice], tally: "Tally") -> ChatCompletion:
         """Returns the plain reply."""
-        message = AssistantMessage(role="assistant", content=text, refusal=None)
-        choice = Choice(index=0, message=message, logprobs=None, finish_reason=finish_reason)
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
             model=self.model,
-            choices=[choice],
-            usage=usage,
+            choices=choices,
+            usage=self.usage(tally),
             system_fingerprint=SYSTEM_FINGERPRINT,
         )
 
@@ -83,32 +98,45 @@ class Reply:
         )
 
 
-async def chunks(
-    events: Events, reply: Reply, *, include_usage: bool
-) -> AsyncGenerator[ChatCompletionChunk, None]:
-    """Yields the role, the text as it comes, the finish reason, and the usage if asked for.
+@dataclass
+class Tally:
+    """What a reply has cost so far, over all of its choices; the prompt is read, and counted, once."""
 
-    With ``include_usage`` every other chunk carries ``usage: null``, as OpenAI's do.
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_finished: int = 0
+    _num_by_choice: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """How many tokens were generated."""
+        return sum(self._num_by_choice.values())
+
+    def note(self, event: Event) -> None:
+        """Counts what an event tells."""
+        if isinstance(event, Started):
+            if event.choice == 0:
+                self.num_prompt_tokens, self.num_cached_tokens = (
+                    event.num_prompt_tokens,
+                    event.num_cached_tokens,
+                )
+        else:
+            self._num_by_choice[event.choice] = event.num_completion_tokens
+            self.num_finished += isinstance(event, Finished)
+
+
+async def chunks(events: Events, reply: Reply) -> AsyncGenerator[ChatCompletionChunk, None]:
+    """Yields each choice's role, its text as it comes and its finish reason, and the usage if asked for.
+
+    With usage every other chunk carries ``usage: null``, as OpenAI's do.
     """
-    started: Started | None = None
+    tally = Tally()
     async with aclosing(events):
         async for event in events:
-            chunk = _chunk_of(event, reply)
-            yield chunk.model_copy(update={"usage": None}) if include_usage else chunk
-            if isinstance(event, Started):
-                started = event
-            elif isinstance(event, Finished) and started is not None and include_usage:
-                yield reply.usage_chunk(reply.usage(started, event))
-
-
-def _chunk_of(event: Event, reply: Reply) -> ChatCompletionChunk:
-    match event:
-        case Started():
-            return reply.chunk(Delta(role="assistant", content=""))
-        case TextDelta(text=text):
-            return reply.chunk(Delta(content=text))
-        case Finished(reason=reason):
-            return reply.chunk(Delta(), reason.value)
+            tally.note(event)
+            yield reply.chunk(event, tally)
+    if reply.has_usage and tally.num_finished == reply.num_choices:
+        yield reply.usage_chunk(tally)
 
 
 async def complete(events: Events, reply: Reply) -> ChatCompletion:
@@ -117,14 +145,56 @@ async def complete(events: Events, reply: Reply) -> ChatCompletion:
     Raises:
         EngineError: the events end before they have told the end.
     """
-    text: list[str] = []
-    reason: FinishReason | None = None
-    usage: Usage | None = None
-    async for chunk in chunks(events, reply, include_usage=True):
-        for choice in chunk.choices:
-            text.append(choice.delta.content)
-            reason = choice.finish_reason
-        usage = chunk.usage
-    if reason is None or usage is None:
+    tally = Tally()
+    parts: dict[int, list[ChunkChoice]] = defaultdict(list)
+    async with aclosing(events):
+        async for event in events:
+            tally.note(event)
+            parts[event.choice].append(_choice_of(event))
+    if tally.num_finished < reply.num_choices:
         raise EngineError("The engine stopped before the answer was complete. Send the request again.")
-    return reply.completion("".join(text), reason, usage)
+    choices = [_folded(parts[index], has_logprobs=reply.has_logprobs) for index in sorted(parts)]
+    return reply.completion(choices, tally)
+
+
+def _choice_of(event: Event) -> ChunkChoice:
+    """Returns what an event adds to its choice."""
+    delta, logprobs, reason = Delta(), None, None
+    match event:
+        case Started():
+            delta = Delta(role="assistant", content="")
+        case TextDelta():
+            delta = Delta(content=event.text)
+            logprobs = _logprobs(map(_token, event.logprobs)) if event.logprobs else None
+        case Finished():
+            reason = event.reason.value
+    return ChunkChoice(index=event.choice, delta=delta, logprobs=logprobs, finish_reason=reason)
+
+
+def _folded(parts: list[ChunkChoice], *, has_logprobs: bool) -> Choice:
+    """Returns the choice that a stream's parts amount to."""
+    text = "".join(part.delta.content for part in parts)
+    tokens = (token for part in parts if part.logprobs for token in part.logprobs.content)
+    reason: FinishReason | None = parts[-1].finish_reason
+    assert reason is not None  # the last event of a choice is its end
+    return Choice(
+        index=parts[0].index,
+        message=AssistantMessage(role="assistant", content=text, refusal=None),
+        logprobs=_logprobs(tokens) if has_logprobs else None,
+        finish_reason=reason,
+    )
+
+
+def _logprobs(tokens: Iterable[TokenLogprob]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(content=[*tokens], refusal=None)
+
+
+def _token(token: engine.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(
+        **_candidate(token), top_logprobs=[TopLogprob(**_candidate(each)) for each in token.top]
+    )
+
+
+def _candidate(token: engine.TokenLogprob) -> dict[str, Any]:
+    piece = None if token.piece is None else [*token.piece]
+    return {"token": token.token, "logprob": max(token.logprob, _LEAST_LOGPROB), "bytes": piece}

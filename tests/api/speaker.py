@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from gemma3n_appliance.engine.request import GenerationRequest
-from gemma3n_appliance.engine.runner import Admission, LoadedModel
+from gemma3n_appliance.engine.runner import Admission, LoadedModel, Logprobs
 from tests.fakes import checkpoint
 
 VOCAB = checkpoint.tokenizer().get_vocab()
@@ -52,6 +52,9 @@ class Speaker:
             if self.fail_after < 0:
                 raise RuntimeError("the device is gone")
         return [self._next(slot) for slot in slots]
+
+    def logprobs(self, slot: int) -> Logprobs | None:
+        return None
 
     def release(self, slot: int) -> None:
         del self._rest[slot]

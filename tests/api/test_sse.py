@@ -6,13 +6,14 @@ import pytest
 from falcon.asgi import Response
 
 from gemma3n_appliance.api import sse
+from gemma3n_appliance.engine.events import TextDelta
 from gemma3n_appliance.errors import ShuttingDownError
-from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk, Delta
-from gemma3n_appliance.reply.chat import Reply
+from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk
+from gemma3n_appliance.reply.chat import Reply, Tally
 
 
 def chunk(text: str) -> ChatCompletionChunk:
-    return Reply("m").chunk(Delta(content=text))
+    return Reply("m").chunk(TextDelta(text, 1), Tally())
 
 
 async def frames_of(chunks: AsyncGenerator[ChatCompletionChunk, None]) -> list[bytes]:

@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 from gemma3n_appliance import demo
 from gemma3n_appliance.demo import conversations, pictures, tones, wire
@@ -150,6 +151,77 @@ def test_a_history_is_read(client):
     assert "journalctl" in ask(client, wire.messages(conversation)).choices[0].message.content
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_choices_are_what_their_seeds_would_say_alone(client, stream):
+    unknown = [{"role": "user", "content": "Blue mountains of the moon"}]
+    rules = {"temperature": 2.0, "top_p": 1, "max_tokens": 20, "extra_body": {"top_k": -1}}
+    replies = [ask(client, unknown, seed=seed, **rules) for seed in (40, 41, 42)]
+    alone = [reply.choices[0].message.content for reply in replies]
+    asked = ask(client, unknown, seed=40, n=3, stream=stream, **rules)
+    if stream:
+        chunks = list(asked)
+        found = [text_of_choice(chunks, index) for index in range(3)]
+        reasons = [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason]
+        assert len(reasons) == 3
+    else:
+        found = [choice.message.content for choice in asked.choices]
+        assert [choice.index for choice in asked.choices] == [0, 1, 2]
+        assert asked.usage.prompt_tokens == replies[0].usage.prompt_tokens
+        assert asked.usage.completion_tokens == sum(reply.usage.completion_tokens for reply in replies)
+    assert found == alone
+    assert len({*found}) > 1
+
+
+def text_of_choice(chunks, index):
+    return "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices if c.index == index)
+
+
+def test_logprobs_spell_the_answer_in_both_modes(client):
+    # Biased towards the bytes of one character, for which the demo has no piece.
+    bytewise = {
+        "logit_bias": dict.fromkeys(map(str, demo_tokens("\U0001f600")), 40),
+        "seed": 1,
+        "temperature": 1,
+    }
+    for options in ({}, bytewise):
+        options |= {"logprobs": True, "top_logprobs": 3, "max_tokens": 12}
+        plain = ask(client, LOGS, **options).choices[0]
+        chunks = list(ask(client, LOGS, stream=True, **options))
+        streamed = [t for chunk in chunks for c in chunk.choices if c.logprobs for t in c.logprobs.content]
+        tokens = plain.logprobs.content
+        assert [token.bytes for token in streamed] == [token.bytes for token in tokens]
+        # Asked again, most of the prompt is remembered, and sums come out in another order.
+        told = [token.logprob for token in tokens]
+        assert [token.logprob for token in streamed] == pytest.approx(told, abs=1e-3)
+        spelled = bytes(byte for token in tokens for byte in token.bytes or [])
+        assert spelled.decode(errors="replace") == plain.message.content == text_of(chunks)
+        for token in tokens:
+            assert len(token.top_logprobs) == 3
+            assert token.logprob <= token.top_logprobs[0].logprob <= 0
+    assert "\ufffd" in {token.token for token in tokens}
+
+
+def demo_tokens(text):
+    return Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+
+
+def test_a_bias_forbids_a_word_and_a_penalty_a_repetition(client):
+    (answer,) = ask(client, COUNT).choices
+    digits = {str(token_id): -100 for token_id in demo_tokens("7")}
+    assert "7" in answer.message.content
+    assert "7" not in ask(client, COUNT, logit_bias=digits).choices[0].message.content
+    penalised = ask(client, COUNT, frequency_penalty=2, presence_penalty=2).choices[0].message.content
+    assert penalised != answer.message.content
+
+
+def test_a_stream_can_tell_what_it_has_cost_so_far(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(ask(client, COUNT, stream=True, stream_options=options))
+    totals = [chunk.usage.completion_tokens for chunk in chunks]
+    assert totals == sorted(totals)
+    assert totals[0] == 0 < totals[-1] == totals[-2]
+
+
 def bad_requests():
     picture = wire.image_part(Image.new("RGB", (64, 64), "white"))
     url = picture["image_url"]["url"]
@@ -160,8 +232,10 @@ def bad_requests():
         ({"messages": [{"role": "wizard", "content": "hi"}]}, 400, None, "messages[0].role"),
         ({"messages": LOGS, "temperature": "hot"}, 400, None, "temperature"),
         ({"messages": LOGS, "temperature": 3}, 400, None, "temperature"),
-        ({"messages": LOGS, "n": 2}, 400, "unsupported_parameter", "n"),
-        ({"messages": LOGS, "logprobs": True}, 400, "unsupported_parameter", "logprobs"),
+        ({"messages": LOGS, "n": 9}, 400, None, "n"),
+        ({"messages": LOGS, "tools": [{}]}, 400, "unsupported_parameter", "tools"),
+        ({"messages": LOGS, "logit_bias": {"99999999": 1}}, 400, None, "logit_bias"),
+        ({"messages": LOGS, "top_logprobs": 2}, 400, None, "top_logprobs"),
         ({"messages": LOGS, "max_tokens": 10**6}, 400, "context_length_exceeded", None),
         (
             {"messages": [{"role": "user", "content": "logs " * 20_000}]},

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from gemma3n_appliance.engine.engine import EngineState
-from gemma3n_appliance.engine.events import Started
-from gemma3n_appliance.errors import ContextLengthError, OverloadedError
+from gemma3n_appliance.engine.events import Finished, Started, TextDelta
+from gemma3n_appliance.errors import ContextLengthError, EngineError, OverloadedError
 from tests.fakes.runner import FakeRunner, request
 
 from .conftest import Client, started, until
@@ -216,5 +216,61 @@ def test_an_idle_engine_is_not_stalled_and_a_held_one_is_until_it_counts_as_stuc
             await until(lambda: engine.state is EngineState.STUCK)
             runner.open_gates()
             await until(lambda: engine.state is EngineState.READY)
+
+    asyncio.run(scene())
+
+
+def test_choices_decode_together_once_the_first_has_read_the_prompt():
+    async def scene():
+        runner = FakeRunner(num_slots=3)
+        async with started(runner, prefill_chunk=1) as engine:
+            events = [event async for event in engine.generate(request(b"Hi", num_choices=3))]
+            assert (engine.num_running, engine.num_waiting) == (0, 0)
+        return runner, events
+
+    runner, events = asyncio.run(scene())
+    assert [type(event) for event in events if event.choice == 1][:2] == [Started, TextDelta]
+    texts = ["".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == i) for i in range(3)]
+    assert texts == ["Hello."] * 3
+    assert [type(event) for event in events].count(Finished) == 3
+    first_read = runner.calls.index(("prefill", 0, 1), runner.calls.index(("prefill", 0, 1)) + 1)
+    assert all(call[0] != "begin" for call in runner.calls[1:first_read])
+    assert ("decode", 0, 1, 2) in runner.calls
+
+
+def test_more_choices_than_slots_come_one_after_the_other():
+    async def scene():
+        async with started(FakeRunner(num_slots=1)) as engine:
+            return [event async for event in engine.generate(request(b"Hi", num_choices=3))]
+
+    ends = [event.choice for event in asyncio.run(scene()) if isinstance(event, Finished)]
+    assert ends == [0, 1, 2]
+
+
+def test_leaving_a_request_ends_all_of_its_choices():
+    async def scene():
+        runner = FakeRunner(num_slots=2)
+        async with started(runner) as engine:
+            client = await Client.asking(engine, b"Hi", num_choices=3)
+            runner.gates["decode"].close()
+            await until(lambda: runner.gates["decode"]._num_inside)
+            await client.hang_up()
+            assert (engine.num_running, engine.num_waiting) == (0, 0)
+            runner.open_gates()
+            await until(lambda: not runner.busy_slots)
+            assert [call[0] for call in runner.calls].count("begin") <= 2
+
+    asyncio.run(scene())
+
+
+def test_a_choice_that_fails_is_the_end_of_the_request():
+    async def scene():
+        runner = FakeRunner(num_slots=2)
+        runner.raise_in("prefill", RuntimeError("broken"), b"Hi")
+        async with started(runner) as engine:
+            with pytest.raises(EngineError):
+                _ = [event async for event in engine.generate(request(b"Hi", num_choices=2))]
+            await until(lambda: not runner.busy_slots)
+            assert await Client(engine, b"Ho").text() == "Hello."
 
     asyncio.run(scene())

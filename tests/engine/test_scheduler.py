@@ -19,7 +19,7 @@ def admitted(scheduler: Scheduler) -> str:
     names = ""
     while (waiting := scheduler.next_waiting()) is not None:
         free, sequence = waiting
-        scheduler.admit(free[0])
+        scheduler.admit(free[0], sequence)
         names += sequence.request.request_id
     return names
 
@@ -78,3 +78,21 @@ def test_there_is_work_as_long_as_there_is_anybody():
         admitted(scheduler)
         scheduler.remove(sequences[name])
     assert not scheduler.has_work
+
+
+def test_who_follows_a_leader_lets_others_pass_until_its_prompt_has_been_read():
+    scheduler, sequences = line_up(3, "a")
+    follower = Sequence(request(b"f"), MODEL, lambda _: None, choice=1, leader=sequences["a"])
+    other = Sequence(request(b"o"), MODEL, lambda _: None)
+    scheduler.submit(follower)
+    scheduler.submit(other)
+    assert admitted(scheduler) == "ao"
+    scheduler.prefilled(0)
+    assert admitted(scheduler) == "f"
+
+
+def test_who_followed_a_leader_that_is_gone_goes_alone():
+    scheduler, sequences = line_up(1, "a")
+    scheduler.submit(Sequence(request(b"f"), MODEL, lambda _: None, choice=1, leader=sequences["a"]))
+    scheduler.remove(sequences["a"])
+    assert admitted(scheduler) == "f"

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from gemma3n_appliance.engine.events import Finished, FinishReason, Started, TextDelta
+from gemma3n_appliance.engine.runner import Logprobs
 from gemma3n_appliance.engine.sequence import Sequence
 from tests.fakes.runner import EOS, FakeRunner, request
 
@@ -56,3 +57,35 @@ def test_an_eos_that_has_a_text_of_its_own_is_not_part_of_the_answer():
     sequence = Sequence(request(b"Hi"), model, lambda _: None)
     events = [event for token_id in b"a!" for event in sequence.accept(token_id)]
     assert events == [Started(2), TextDelta("a", 1), Finished(STOP, 2)]
+
+
+def pieces_given(answer: list[int], **fields: object) -> list[tuple[str, list[bytes | None]]]:
+    """Each delta's text and the pieces of the tokens told of with it."""
+    model = replace(FakeRunner().loaded(), control_tokens={EOS: "<eos>", 7: "<bell>"})
+    sequence = Sequence(request(b"Hi", **fields), model, lambda _: None)
+    events = [event for token in answer for event in sequence.accept(token, Logprobs(-1.0, ()))]
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    return [(delta.text, [each.piece for each in delta.logprobs]) for delta in deltas]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "expected"),
+    [
+        (b"ab", {}, [("a", [b"a"]), ("b", [b"b"])]),
+        ("é!".encode(), {}, [("é", [b"\xc3", b"\xa9"]), ("!", [b"!"])]),
+        ("é".encode()[:1], {}, [("\ufffd", [b"\xc3"])]),
+        (b"abc", {"stop": ("bcd",)}, [("a", [b"a"]), ("bc", [b"b", b"c"])]),
+        (b"abc", {"stop": ("bc",)}, [("a", [b"a"])]),
+    ],
+)
+def test_a_tokens_probability_comes_with_the_text_that_it_begins_in(answer, fields, expected):
+    assert pieces_given([*answer, EOS], **fields) == expected
+
+
+def test_a_token_without_text_is_told_of_by_its_name():
+    model = replace(FakeRunner().loaded(), pieces=[b""] * 257, control_tokens={7: "<bell>"})
+    sequence = Sequence(request(b"Hi"), model, lambda _: None)
+    _, delta = sequence.accept(7, Logprobs(-1.0, ((7, -1.0), (8, -2.0))))
+    told = delta.logprobs[0]
+    assert (delta.text, told.token, told.piece, told.logprob) == ("", "<bell>", None, -1.0)
+    assert [(each.token, each.piece) for each in told.top] == [("<bell>", None), ("", b"")]

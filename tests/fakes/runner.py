@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
-from gemma3n_appliance.engine.runner import Admission, LoadedModel
+from gemma3n_appliance.engine.runner import Admission, LoadedModel, Logprobs
 
 EOS = 256
 PIECES = [bytes([byte]) for byte in range(256)] + [b""]
@@ -117,6 +117,11 @@ class FakeRunner:
         assert all(self._slots[slot].num_read == len(self._slots[slot].request.token_ids) for slot in slots)
         self._enter("decode", slots, *slots)
         return [self._next(slot) for slot in slots]
+
+    def logprobs(self, slot: int) -> Logprobs | None:
+        if self._slots[slot].request.num_top_logprobs is None:
+            return None
+        return Logprobs(-0.5, ((EOS, -1.0),))
 
     def release(self, slot: int) -> None:
         self._enter("release", [slot], slot)

@@ -209,3 +209,61 @@ def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
     for slot, token_ids in enumerate(texts):
         probe.runner.decode([slot])
         assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_logprobs_are_the_reference_s_whatever_changes_the_choice(probe, text_model, prompt):
+    token_ids = prompt(30, 40)
+    rules = Sampling(0.7, seed=3, frequency_penalty=1.0, repetition_penalty=1.3, logit_bias=((5, 4.0),))
+    asks = GenerationRequest("r", tuple(token_ids), rules, 20, num_top_logprobs=4)
+    silent = GenerationRequest("r", tuple(prompt(31, 7)), GREEDY, 20)
+    for slot, request in ((1, asks), (0, silent)):
+        probe.runner.begin([slot], request)
+        chosen = probe.runner.prefill(slot, 1024)
+        token_ids += [chosen] if slot else []
+    for _ in range(5):
+        wanted = reference(text_model, token_ids[:-1])[-1].log_softmax(-1)
+        told = probe.runner.logprobs(1)
+        assert told.chosen == pytest.approx(wanted[token_ids[-1]].item(), abs=1e-3)
+        best = wanted.topk(4)
+        assert [token_id for token_id, _ in told.top] == best.indices.tolist()
+        assert [logprob for _, logprob in told.top] == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert probe.runner.logprobs(0) is None
+        token_ids.append(probe.runner.decode([0, 1])[1])
+
+
+@pytest.mark.parametrize(
+    ("rules", "options"),
+    [
+        ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"logit_bias": ((7, 3.0), (9, -50.0))}, {"sequence_bias": [[[7], 3.0], [[9], -50.0]]}),
+    ],
+)
+def test_adjusted_logits_choose_what_transformers_would(probe, text_model, prompt, rules, options):
+    token_ids = prompt(32, 30)
+    ours = probe.generate(0, token_ids, 20, Sampling(0.0, **rules))
+    given = torch.tensor([token_ids])
+    theirs = text_model.generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=20, do_sample=False, **options
+    )
+    assert ours == theirs[0, len(token_ids) :].tolist()
+
+
+def test_a_penalty_can_empty_a_vocabulary_only_once(probe, prompt):
+    generated = probe.generate(
+        0, prompt(33, 20), 60, Sampling(0.0, presence_penalty=2.0, frequency_penalty=2.0)
+    )
+    repeated = probe.generate(1, prompt(33, 20), 60, Sampling(0.0, frequency_penalty=-2.0))
+    assert len({*generated}) > len({*repeated})
+
+
+@pytest.mark.parametrize("token_id", [-1, 300])
+def test_a_bias_for_a_token_that_is_none_is_refused(probe, prompt, token_id):
+    rules = Sampling(0.0, logit_bias=((token_id, 1.0),))
+    with pytest.raises(InvalidRequestError, match="ids go from 0 to 299"):
+        probe.runner.begin([0], GenerationRequest("r", tuple(prompt(34, 5)), rules, 10))
+
+
+def test_seeds_of_choices_are_the_seeds_that_follow():
+    request = GenerationRequest("r", (1,), Sampling(1.0, seed=5), 10, num_choices=3)
+    assert [request.for_choice(choice).sampling.seed for choice in range(3)] == [5, 6, 7]
+    assert GenerationRequest("r", (1,), Sampling(1.0), 10).for_choice(2).sampling.seed is None

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from gemma3n_appliance.engine.events import Event, Finished, FinishReason, Started, TextDelta
+from gemma3n_appliance.engine.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob
 from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.chat import Reply, chunks, complete
 
@@ -27,20 +27,20 @@ async def told(events: Sequence[Event]) -> AsyncGenerator[Event, None]:
         yield event
 
 
-def reply() -> Reply:
-    return Reply("gemma3n", num_image_tokens=256, num_audio_tokens=188)
+def reply(**fields: object) -> Reply:
+    return Reply("gemma3n", num_image_tokens=256, num_audio_tokens=188, **fields)
 
 
-def streamed(events=EVENTS, *, include_usage: bool = False) -> list[dict]:
+def streamed(events=EVENTS, **fields: object) -> list[dict]:
     async def collect():
-        stream = chunks(told(events), reply(), include_usage=include_usage)
+        stream = chunks(told(events), reply(**fields))
         return [json.loads(chunk.to_json()) async for chunk in stream]
 
     return asyncio.run(collect())
 
 
-def plain(events=EVENTS) -> dict:
-    return json.loads(asyncio.run(complete(told(events), reply())).to_json())
+def plain(events=EVENTS, **fields: object) -> dict:
+    return json.loads(asyncio.run(complete(told(events), reply(**fields))).to_json())
 
 
 def test_a_plain_reply_is_what_openai_would_send():
@@ -81,7 +81,7 @@ def test_all_chunks_of_a_stream_share_what_identifies_them():
 
 def test_usage_comes_last_and_alone_and_only_if_asked_for():
     assert all("usage" not in chunk for chunk in streamed())
-    *others, last = streamed(include_usage=True)
+    *others, last = streamed(has_usage=True)
     assert all(chunk["usage"] is None for chunk in others)
     assert (last["choices"], last["usage"]) == ([], USAGE)
 
@@ -91,7 +91,7 @@ def test_usage_comes_last_and_alone_and_only_if_asked_for():
 def test_a_plain_reply_is_the_fold_of_the_stream(texts, reason):
     deltas = (TextDelta(text, i + 1) for i, text in enumerate(texts))
     events = (Started(3), *deltas, Finished(reason, len(texts) + 1))
-    answer, stream = plain(events), streamed(events, include_usage=True)
+    answer, stream = plain(events), streamed(events, has_usage=True)
     folded = "".join(choice["delta"].get("content", "") for chunk in stream for choice in chunk["choices"])
     assert answer["choices"][0]["message"]["content"] == folded
     assert answer["choices"][0]["finish_reason"] == stream[-2]["choices"][0]["finish_reason"] == reason.value
@@ -114,9 +114,61 @@ def test_leaving_a_stream_closes_the_events():
             closed.append(True)
 
     async def leave():
-        stream = chunks(events(), reply(), include_usage=False)
+        stream = chunks(events(), reply())
         await anext(stream)
         await stream.aclose()
 
     asyncio.run(leave())
     assert closed == [True]
+
+
+TWO = (
+    Started(7, 2),
+    TextDelta("A", 1),
+    Started(7, 6, choice=1),
+    TextDelta("B", 1, choice=1),
+    Finished(FinishReason.STOP, 2, choice=1),
+    TextDelta("a", 2),
+    Finished(FinishReason.LENGTH, 3),
+)
+
+
+def test_choices_come_mixed_and_are_told_apart_by_their_index():
+    answer = plain(TWO, num_choices=2)
+    told = [(c["index"], c["message"]["content"], c["finish_reason"]) for c in answer["choices"]]
+    assert told == [(0, "Aa", "length"), (1, "B", "stop")]
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (7, 5)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 2
+    *said, last = streamed(TWO, num_choices=2, has_usage=True)
+    assert [chunk["choices"][0]["index"] for chunk in said] == [0, 0, 1, 1, 1, 0, 0]
+    assert last["usage"] == answer["usage"]
+
+
+def test_a_choice_without_an_end_is_an_error():
+    with pytest.raises(EngineError, match="before the answer was complete"):
+        plain(TWO[:-1], num_choices=2)
+
+
+def test_usage_so_far_grows_with_the_answer():
+    usages = [chunk["usage"] for chunk in streamed(has_usage=True, has_usage_so_far=True)]
+    assert [usage["completion_tokens"] for usage in usages] == [0, 1, 3, 4, 4]
+    assert all(usage["total_tokens"] == 7 + usage["completion_tokens"] for usage in usages)
+
+
+def test_logprobs_are_written_as_openai_does():
+    token = TokenLogprob("\ufffd", b"\xf0", -0.5, (TokenLogprob("<eos>", None, float("-inf")),))
+    events = (Started(1), TextDelta("x", 1, (token,)), Finished(FinishReason.STOP, 2))
+    wanted = {
+        "content": [
+            {
+                "token": "\ufffd",
+                "logprob": -0.5,
+                "bytes": [240],
+                "top_logprobs": [{"token": "<eos>", "logprob": -9999.0, "bytes": None}],
+            }
+        ],
+        "refusal": None,
+    }
+    assert plain(events, has_logprobs=True)["choices"][0]["logprobs"] == wanted
+    chunks = streamed(events, has_logprobs=True)
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None, wanted, None]

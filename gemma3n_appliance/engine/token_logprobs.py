@@ -1,0 +1,41 @@
+"""Tokens' probabilities in a stream of text that is held back, cut, and made of parts of characters."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from .events import TokenLogprob
+from .runner import Logprobs
+
+
+class TokenLogprobs:
+    """Gives every token's probability out together with the text that it begins in."""
+
+    def __init__(self, pieces: Sequence[bytes], control_tokens: Mapping[int, str]) -> None:
+        """As in `LoadedModel`."""
+        self._pieces = pieces
+        self._control_tokens = control_tokens
+        self._num_made = 0
+        self._num_given = 0
+        self._held: deque[tuple[int, TokenLogprob]] = deque()
+
+    def feed(self, token_id: int, logprobs: Logprobs, text: str) -> None:
+        """Takes a token and the text that it completed: none, or one that holds earlier tokens' bytes."""
+        top = tuple(self._named(*candidate) for candidate in logprobs.top)
+        token = self._named(token_id, logprobs.chosen, top)
+        self._held.append((self._num_made + bool(token.piece), token))
+        self._num_made += len(text)
+
+    def give(self, num_characters: int) -> tuple[TokenLogprob, ...]:
+        """Returns the tokens that begin before the end of the text given so far, this much more included."""
+        self._num_given += num_characters
+        given = []
+        while self._held and self._held[0][0] <= self._num_given:
+            given.append(self._held.popleft()[1])
+        return tuple(given)
+
+    def _named(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        name = self._control_tokens.get(token_id)
+        if name is not None:
+            return TokenLogprob(name, None, logprob, top)
+        piece = self._pieces[token_id] if 0 <= token_id < len(self._pieces) else b""
+        return TokenLogprob(piece.decode(errors="replace"), piece, logprob, top)
