@@ -113,8 +113,9 @@ class Engine:
     @property
     def has_room(self) -> bool:
         """Whether one more request would be taken, if only into the queue."""
-        num_taken = len(self._unfinished) + self._num_in_preparation
-        return num_taken < max(1, self.num_slots) + self._max_queue
+        # Whoever wants several choices has come once.
+        num_requests = len({sequence.leader or sequence for sequence in self._unfinished})
+        return num_requests + self._num_in_preparation < max(1, self.num_slots) + self._max_queue
 
     @contextlib.contextmanager
     def place_in_line(self, *, again: bool = False) -> Iterator[None]:

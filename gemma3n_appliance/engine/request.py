@@ -70,6 +70,5 @@ class GenerationRequest:
 
     def for_choice(self, choice: int) -> "GenerationRequest":
         """Returns what asks for one of the choices alone; their seeds are those that follow ``seed``."""
-        if choice == 0 or self.sampling.seed is None:
-            return self
-        return replace(self, sampling=replace(self.sampling, seed=self.sampling.seed + choice))
+        seed = None if self.sampling.seed is None else self.sampling.seed + choice
+        return replace(self, num_choices=1, sampling=replace(self.sampling, seed=seed))

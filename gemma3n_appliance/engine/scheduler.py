@@ -49,10 +49,12 @@ class Scheduler:
         self.decoding[slot] = self.prefilling.pop(slot)
 
     def remove(self, sequence: Sequence) -> int | None:
-        """Takes a sequence out wherever it is, if it is anywhere; returns the slot that it frees."""
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
-            return None
+        """Takes a sequence out wherever it is, if it is anywhere; returns the slot that it frees.
+
+        A leader whose prompt has not been read takes those with it that wait for that.
+        """
+        if sequence not in self.decoding.values():
+            self.waiting = deque(each for each in self.waiting if sequence not in (each, each.leader))
         for group in (self.prefilling, self.decoding):
             for slot, other in group.items():
                 if other is sequence:

@@ -22,7 +22,9 @@ class TokenLogprobs:
         """Takes a token and the text that it completed: none, or one that holds earlier tokens' bytes."""
         top = tuple(self._named(*candidate) for candidate in logprobs.top)
         token = self._named(token_id, logprobs.chosen, top)
-        self._held.append((self._num_made + bool(token.piece), token))
+        # What it completes may begin with marks of broken bytes before it.
+        begin = self._num_made + max(0, len(text) - len(token.token))
+        self._held.append((begin + bool(token.piece), token))
         self._num_made += len(text)
 
     def give(self, num_characters: int) -> tuple[TokenLogprob, ...]:

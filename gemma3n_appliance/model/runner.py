@@ -17,7 +17,7 @@ from .media_cache import MediaCache, require_numbers
 from .memory import named_when_exhausted
 from .parts import Parts
 from .prefix_cache import PrefixCache
-from .sampler import Chooser, Sample, logprobs, sample
+from .sampler import Chooser, Sample, Scores, sample
 
 
 @dataclass
@@ -178,23 +178,16 @@ class SlotRunner:
 
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
         works = [self._work[slot] for slot in slots]
+        asked = {row: work for row, work in enumerate(works) if work.request.num_top_logprobs is not None}
+        nums_top = [work.request.num_top_logprobs or 0 for work in asked.values()]
+        scores = Scores(logits[[*asked]], nums_top) if asked else None
         chosen = self._sample(logits, [work.chooser for work in works])
-        scores = _logprobs(works, logits, chosen)
-        for work, token_id, score in zip(works, chosen, scores, strict=True):
-            work.last_token, work.logprobs = token_id, score
+        if scores:
+            told = scores.of([chosen[row] for row in asked])
+            for work, logprobs in zip(asked.values(), told, strict=True):
+                work.logprobs = logprobs
+        for work, token_id in zip(works, chosen, strict=True):
+            work.last_token = token_id
             if work.chooser.adjustment:
                 work.chooser.adjustment.note(token_id)
         return chosen
-
-
-def _logprobs(works: Sequence[_Work], logits: Tensor, chosen: Sequence[int]) -> list[Logprobs | None]:
-    """Returns the chosen tokens' probabilities, computed only where they are asked for."""
-    told: list[Logprobs | None] = [None] * len(works)
-    nums = [(row, work.request.num_top_logprobs) for row, work in enumerate(works)]
-    asked = {row: num_top for row, num_top in nums if num_top is not None}
-    if asked:
-        rows = [*asked]
-        scores = logprobs(logits[rows], [chosen[row] for row in rows], [*asked.values()])
-        for row, score in zip(rows, scores, strict=True):
-            told[row] = score
-    return told

@@ -27,7 +27,9 @@ class Chooser:
         """Starts from the seed asked for, or from one that the operating system provides."""
         sampling = request.sampling
         adjustment = Adjustment(request) if sampling.is_adjusted else None
-        return cls(sampling, random.Random(sampling.seed), adjustment)
+        # Python takes -1 for the seed that 1 is.
+        seed = None if sampling.seed is None else sampling.seed % 2**64
+        return cls(sampling, random.Random(seed), adjustment)
 
 
 Sample = Callable[[Tensor, Sequence[Chooser]], list[int]]
@@ -44,16 +46,24 @@ def sample(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     return torch.where(is_greedy[:, 0], greedy, drawn).tolist()
 
 
-def logprobs(logits: Tensor, token_ids: Sequence[int], nums_top: Sequence[int]) -> list[Logprobs]:
-    """Returns how likely each row's token is, and the likeliest, of float32 ``[batch, vocab_size]``."""
-    scores = logits.log_softmax(dim=-1)
-    chosen = scores.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
-    top = scores.topk(min(max(nums_top), scores.shape[-1]), dim=-1)
-    rows = zip(chosen, top.indices.tolist(), top.values.tolist(), nums_top, strict=True)
-    return [
-        Logprobs(logprob, tuple(zip(ids, values, strict=True))[:num_top])
-        for logprob, ids, values, num_top in rows
-    ]
+class Scores:
+    """How likely tokens are: computed before one is drawn, so that a step without memory draws nothing."""
+
+    def __init__(self, logits: Tensor, nums_top: Sequence[int]) -> None:
+        """Takes float32 ``[batch, vocab_size]``, and how many of each row's likeliest to tell of."""
+        self._scores = logits.log_softmax(dim=-1)
+        self._top = self._scores.topk(min(max(nums_top), logits.shape[-1]), dim=-1)
+        self._nums_top = nums_top
+
+    def of(self, token_ids: Sequence[int]) -> list[Logprobs]:
+        """Returns what is to be told, given each row's token."""
+        rows = torch.tensor(token_ids, device=self._scores.device)[:, None]
+        chosen = self._scores.gather(1, rows)[:, 0].tolist()
+        top = zip(self._top.indices.tolist(), self._top.values.tolist(), self._nums_top, strict=True)
+        return [
+            Logprobs(logprob, tuple(zip(ids, values, strict=True))[:num_top])
+            for logprob, (ids, values, num_top) in zip(chosen, top, strict=True)
+        ]
 
 
 def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:

@@ -44,6 +44,7 @@ class Prompts:
         conversation = from_messages(body.messages)
         media = conversation.media
         _check_senses(media, model)
+        _check_biases(body, len(model.pieces))
         token_ids, limit = self._tokens(body, conversation, model.runner.max_context)
         decoded = tuple(self._decode(each) for each in media)
         request = GenerationRequest(
@@ -104,6 +105,14 @@ def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:
             raise InvalidRequestError("This model has no eyes: it does not take images.", param=each.param)
         if isinstance(each, Clip) and not model.has_audio:
             raise InvalidRequestError("This model has no ears: it does not take audio.", param=each.param)
+
+
+def _check_biases(body: ChatCompletionRequest, num_ids: int) -> None:
+    for token_id, _ in body.token_biases:
+        if token_id >= num_ids:
+            raise InvalidRequestError(
+                f"There is no token {token_id}: ids go from 0 to {num_ids - 1}.", param="logit_bias"
+            )
 
 
 def _count(items: list[Picture | Clip] | tuple[Media, ...], kind: type) -> int:

@@ -101,7 +101,7 @@ class ChatFields(WireModel):
     # Beyond OpenAI's reference, named as vLLM and llama.cpp name them.
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     ignore_eos: bool | None = None
     structured_outputs: Any = None
     bad_words: Any = None

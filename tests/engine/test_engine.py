@@ -251,14 +251,15 @@ def test_leaving_a_request_ends_all_of_its_choices():
     async def scene():
         runner = FakeRunner(num_slots=2)
         async with started(runner) as engine:
-            client = await Client.asking(engine, b"Hi", num_choices=3)
             runner.gates["decode"].close()
-            await until(lambda: runner.gates["decode"]._num_inside)
+            client = await Client.asking(engine, b"Hi", num_choices=3)
+            await asyncio.to_thread(runner.gates["decode"].wait_for_arrival)
             await client.hang_up()
             assert (engine.num_running, engine.num_waiting) == (0, 0)
             runner.open_gates()
-            await until(lambda: not runner.busy_slots)
-            assert [call[0] for call in runner.calls].count("begin") <= 2
+            assert await Client(engine, b"Ho").text() == "Hello."
+        begun = [call for call in runner.calls if call[0] == "begin"]
+        assert len(begun) == 2  # the leader, and the newcomer
 
     asyncio.run(scene())
 
@@ -270,7 +271,22 @@ def test_a_choice_that_fails_is_the_end_of_the_request():
         async with started(runner) as engine:
             with pytest.raises(EngineError):
                 _ = [event async for event in engine.generate(request(b"Hi", num_choices=2))]
-            await until(lambda: not runner.busy_slots)
             assert await Client(engine, b"Ho").text() == "Hello."
+        assert [call[0] for call in runner.calls].count("begin") == 2
+
+    asyncio.run(scene())
+
+
+def test_several_choices_take_one_place_in_line():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        async with started(runner, max_queue=1) as engine:
+            runner.gates["prefill"].close()
+            clients = [await Client.asking(engine, b"a", num_choices=4), await Client.asking(engine, b"b")]
+            assert not engine.has_room
+            with pytest.raises(OverloadedError):
+                await anext(engine.generate(request(b"c")))
+            runner.open_gates()
+            assert await clients[1].text() == "Hello."
 
     asyncio.run(scene())

@@ -91,8 +91,12 @@ def test_who_follows_a_leader_lets_others_pass_until_its_prompt_has_been_read():
     assert admitted(scheduler) == "f"
 
 
-def test_who_followed_a_leader_that_is_gone_goes_alone():
-    scheduler, sequences = line_up(1, "a")
-    scheduler.submit(Sequence(request(b"f"), MODEL, lambda _: None, choice=1, leader=sequences["a"]))
-    scheduler.remove(sequences["a"])
-    assert admitted(scheduler) == "f"
+def test_a_leader_that_goes_unread_takes_its_followers_with_it_and_one_that_is_done_does_not():
+    for is_read, expected in ((False, ""), (True, "f")):
+        scheduler, sequences = line_up(1, "a")
+        scheduler.submit(Sequence(request(b"f"), MODEL, lambda _: None, choice=1, leader=sequences["a"]))
+        assert admitted(scheduler) == "a"
+        if is_read:
+            scheduler.prefilled(0)
+        assert scheduler.remove(sequences["a"]) == 0
+        assert admitted(scheduler) == expected

@@ -76,6 +76,7 @@ def pieces_given(answer: list[int], **fields: object) -> list[tuple[str, list[by
         ("é".encode()[:1], {}, [("\ufffd", [b"\xc3"])]),
         (b"abc", {"stop": ("bcd",)}, [("a", [b"a"]), ("bc", [b"b", b"c"])]),
         (b"abc", {"stop": ("bc",)}, [("a", [b"a"])]),
+        (b"\xc3ab", {"stop": ("ab",)}, [("\ufffd", [b"\xc3"])]),
     ],
 )
 def test_a_tokens_probability_comes_with_the_text_that_it_begins_in(answer, fields, expected):

@@ -248,12 +248,13 @@ def test_adjusted_logits_choose_what_transformers_would(probe, text_model, promp
     assert ours == theirs[0, len(token_ids) :].tolist()
 
 
-def test_a_penalty_can_empty_a_vocabulary_only_once(probe, prompt):
-    generated = probe.generate(
-        0, prompt(33, 20), 60, Sampling(0.0, presence_penalty=2.0, frequency_penalty=2.0)
-    )
-    repeated = probe.generate(1, prompt(33, 20), 60, Sampling(0.0, frequency_penalty=-2.0))
-    assert len({*generated}) > len({*repeated})
+def test_penalties_add_to_what_an_answer_is_made_of_and_rewards_take_away(probe, prompt):
+    def num_different(slot: int, **rules: float) -> int:
+        return len({*probe.generate(slot, prompt(33, 20), 60, Sampling(0.0, **rules))})
+
+    plain = num_different(0)
+    assert num_different(1, presence_penalty=2.0, frequency_penalty=2.0) > plain
+    assert num_different(2, frequency_penalty=-2.0) < plain
 
 
 @pytest.mark.parametrize("token_id", [-1, 300])

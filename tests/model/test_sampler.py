@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
-from gemma3n_appliance.model.sampler import Chooser, logprobs, sample
+from gemma3n_appliance.model.sampler import Chooser, Scores, sample
 
 # Softmax of these at temperature 1 is 0.1, 0.5, 0.15 and 0.25.
 LOGITS = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
@@ -125,9 +125,15 @@ def test_an_adjustment_changes_its_own_row_and_nothing_that_is_given():
 
 
 def test_logprobs_are_of_the_chosen_token_and_of_the_likeliest():
-    logits = torch.cat([LOGITS, LOGITS + 7])
-    first, second = logprobs(logits, [0, 1], [2, 20])
+    logits = torch.cat([LOGITS, LOGITS + 7, LOGITS])
+    first, second, third = Scores(logits, [2, 20, 0]).of([0, 1, 1])
     assert math.exp(first.chosen) == pytest.approx(0.1)
+    assert third.top == ()
     assert [token_id for token_id, _ in first.top] == [1, 3]
     assert [token_id for token_id, _ in second.top] == [1, 3, 2, 0]
     assert sum(math.exp(each) for _, each in second.top) == pytest.approx(1.0)
+
+
+def test_seeds_of_either_sign_are_seeds_of_their_own():
+    rules = [chooser(Sampling(1.0, seed=seed)).random.random() for seed in (1, -1)]
+    assert rules[0] != rules[1]

@@ -173,6 +173,21 @@ def test_an_image_processor_that_cannot_be_is_named(tmp_path):
 def test_the_request_says_how_to_sample(prompts):
     sampling = request(prompts, temperature=0, top_p=0.5, top_k=3, min_p=0.1, seed=7).sampling
     assert sampling == Sampling(0, 0.5, 3, 0.1, 7)
+    rules = {"frequency_penalty": 0.5, "presence_penalty": -0.25, "repetition_penalty": 1.5}
+    sampling = request(prompts, logit_bias={"3": 1.5}, **rules).sampling
+    assert sampling == Sampling(0.7, **rules, logit_bias=((3, 1.5),))
+
+
+def test_the_request_says_how_much_to_tell(prompts):
+    asked = [{}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 3, "n": 2}]
+    made = [request(prompts, **fields) for fields in asked]
+    assert [(each.num_top_logprobs, each.num_choices) for each in made] == [(None, 1), (0, 1), (3, 2)]
+
+
+def test_a_bias_for_no_token_is_refused_before_the_line(prompts):
+    with pytest.raises(InvalidRequestError, match="no token 99999") as refused:
+        request(prompts, logit_bias={"99999": 1})
+    assert refused.value.param == "logit_bias"
 
 
 def test_what_the_request_leaves_open_the_checkpoint_and_the_server_say(prompts, tmp_path):

@@ -68,8 +68,8 @@ def test_a_picture_and_a_clip_go_through_the_encoders(client: openai.OpenAI):
 
 def test_errors_reach_the_official_client_as_its_own(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="gemma3n", messages=HELLO, n=3)
-    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "n")
+        client.chat.completions.create(model="gemma3n", messages=HELLO, verbosity="low")
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "verbosity")
 
 
 def test_models_and_health_tell_of_the_checkpoint(client: openai.OpenAI, stack: Stack):
