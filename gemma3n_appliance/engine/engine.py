@@ -97,7 +97,7 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """How many requests have a slot."""
+        """How many requests have a slot; each choice of a request counts, here and below."""
         return min(len(self._unfinished), self.num_slots)
 
     @property

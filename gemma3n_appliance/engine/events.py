@@ -25,7 +25,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class ScoredToken:
     """How likely a token was, to the model itself: before temperature, penalties and biases.
 
     ``piece`` holds the bytes it stands for, which may be part of a character; None for control tokens.
@@ -35,7 +35,7 @@ class TokenLogprob:
     token: str
     piece: bytes | None
     logprob: float
-    top: tuple["TokenLogprob", ...] = ()
+    top: tuple["ScoredToken", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class TextDelta:
 
     text: str
     num_completion_tokens: int
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[ScoredToken, ...] = ()
     choice: int = 0
 
 

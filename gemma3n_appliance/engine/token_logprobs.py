@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from .events import TokenLogprob
+from .events import ScoredToken
 from .runner import Logprobs
 
 
@@ -16,7 +16,7 @@ class TokenLogprobs:
         self._control_tokens = control_tokens
         self._num_made = 0
         self._num_given = 0
-        self._held: deque[tuple[int, TokenLogprob]] = deque()
+        self._held: deque[tuple[int, ScoredToken]] = deque()
 
     def feed(self, token_id: int, logprobs: Logprobs, text: str) -> None:
         """Takes a token and the text that it completed: none, or one that holds earlier tokens' bytes."""
@@ -27,7 +27,7 @@ class TokenLogprobs:
         self._held.append((begin + bool(token.piece), token))
         self._num_made += len(text)
 
-    def give(self, num_characters: int) -> tuple[TokenLogprob, ...]:
+    def give(self, num_characters: int) -> tuple[ScoredToken, ...]:
         """Returns the tokens that begin before the end of the text given so far, this much more included."""
         self._num_given += num_characters
         given = []
@@ -35,9 +35,9 @@ class TokenLogprobs:
             given.append(self._held.popleft()[1])
         return tuple(given)
 
-    def _named(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def _named(self, token_id: int, logprob: float, top: tuple[ScoredToken, ...] = ()) -> ScoredToken:
         name = self._control_tokens.get(token_id)
         if name is not None:
-            return TokenLogprob(name, None, logprob, top)
+            return ScoredToken(name, None, logprob, top)
         piece = self._pieces[token_id] if 0 <= token_id < len(self._pieces) else b""
-        return TokenLogprob(piece.decode(errors="replace"), piece, logprob, top)
+        return ScoredToken(piece.decode(errors="replace"), piece, logprob, top)

@@ -13,18 +13,19 @@ class Adjustment:
 
     def __init__(self, request: GenerationRequest) -> None:
         self._sampling = request.sampling
-        self._prompt = {*request.token_ids} if request.sampling.repetition_penalty != 1.0 else set[int]()
+        self._seen = {*request.token_ids}
         self._generated: Counter[int] = Counter()
 
     def note(self, token_id: int) -> None:
         """Says what the answer goes on with."""
+        self._seen.add(token_id)
         self._generated[token_id] += 1
 
     def apply(self, logits: Tensor) -> None:
         """Changes one row, float32 ``[vocab_size]``: penalties first, so that a bias has the last word."""
         sampling = self._sampling
         if sampling.repetition_penalty != 1.0:
-            seen = _ids([*self._prompt | {*self._generated}], logits)
+            seen = _ids([*self._seen], logits)
             scores = logits[seen]
             penalty = sampling.repetition_penalty
             logits[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)

@@ -178,14 +178,14 @@ class SlotRunner:
 
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
         works = [self._work[slot] for slot in slots]
-        asked = {row: work for row, work in enumerate(works) if work.request.num_top_logprobs is not None}
-        nums_top = [work.request.num_top_logprobs or 0 for work in asked.values()]
-        scores = Scores(logits[[*asked]], nums_top) if asked else None
+        nums_top = [(row, work.request.num_top_logprobs) for row, work in enumerate(works)]
+        asked = {row: num_top for row, num_top in nums_top if num_top is not None}
+        scores = Scores(logits[[*asked]], [*asked.values()]) if asked else None
         chosen = self._sample(logits, [work.chooser for work in works])
         if scores:
             told = scores.of([chosen[row] for row in asked])
-            for work, logprobs in zip(asked.values(), told, strict=True):
-                work.logprobs = logprobs
+            for row, logprobs in zip(asked, told, strict=True):
+                works[row].logprobs = logprobs
         for work, token_id in zip(works, chosen, strict=True):
             work.last_token = token_id
             if work.chooser.adjustment:

@@ -52,7 +52,5 @@ class ChatCompletionRequest(ChatFields):
 
     @property
     def includes_usage_so_far(self) -> bool:
-        """Whether the chunks before that one tell what the answer has cost so far."""
-        return self.includes_usage and bool(
-            self.stream_options and self.stream_options.continuous_usage_stats
-        )
+        """Whether, where a stream ends with usage, the chunks before tell what it has cost so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)

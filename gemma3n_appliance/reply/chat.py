@@ -3,14 +3,12 @@
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import __version__
-from ..engine import events as engine
-from ..engine.events import Event, Finished, Started, TextDelta
+from ..engine.events import Event, Finished, ScoredToken, Started, TextDelta
 from ..errors import EngineError
 from ..protocol.chat_reply import (
     AssistantMessage,
@@ -20,7 +18,6 @@ from ..protocol.chat_reply import (
     ChoiceLogprobs,
     ChunkChoice,
     Delta,
-    FinishReason,
     PromptTokensDetails,
     TokenLogprob,
     TopLogprob,
@@ -38,7 +35,7 @@ _LEAST_LOGPROB = -9999.0
 class Reply:
     """What all of a reply's chunks have in common; ``model`` echoes the request's.
 
-    With ``has_usage`` a stream ends with what it has cost, and with ``has_usage_so_far`` every chunk tells.
+    With ``has_usage`` a stream ends with what it has cost, and where it ``has_usage_so_far`` all chunks tell.
     """
 
     model: str
@@ -146,14 +143,14 @@ async def complete(events: Events, reply: Reply) -> ChatCompletion:
         EngineError: the events end before they have told the end.
     """
     tally = Tally()
-    parts: dict[int, list[ChunkChoice]] = defaultdict(list)
+    told: dict[int, list[Event]] = defaultdict(list)
     async with aclosing(events):
         async for event in events:
             tally.note(event)
-            parts[event.choice].append(_choice_of(event))
+            told[event.choice].append(event)
     if tally.num_finished < reply.num_choices:
         raise EngineError("The engine stopped before the answer was complete. Send the request again.")
-    choices = [_folded(parts[index], has_logprobs=reply.has_logprobs) for index in sorted(parts)]
+    choices = [_whole_choice(told[index], has_logprobs=reply.has_logprobs) for index in sorted(told)]
     return reply.completion(choices, tally)
 
 
@@ -165,36 +162,45 @@ def _choice_of(event: Event) -> ChunkChoice:
             delta = Delta(role="assistant", content="")
         case TextDelta():
             delta = Delta(content=event.text)
-            logprobs = _logprobs(map(_token, event.logprobs)) if event.logprobs else None
+            logprobs = _logprobs(event.logprobs) if event.logprobs else None
         case Finished():
             reason = event.reason.value
     return ChunkChoice(index=event.choice, delta=delta, logprobs=logprobs, finish_reason=reason)
 
 
-def _folded(parts: list[ChunkChoice], *, has_logprobs: bool) -> Choice:
-    """Returns the choice that a stream's parts amount to."""
-    text = "".join(part.delta.content for part in parts)
-    tokens = (token for part in parts if part.logprobs for token in part.logprobs.content)
-    reason: FinishReason | None = parts[-1].finish_reason
-    assert reason is not None  # the last event of a choice is its end
+def _whole_choice(events: Sequence[Event], *, has_logprobs: bool) -> Choice:
+    """Returns what all events of one choice amount to, its end among them."""
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    end = next(event for event in events if isinstance(event, Finished))
+    text = "".join(delta.text for delta in deltas)
+    tokens = [token for delta in deltas for token in delta.logprobs]
     return Choice(
-        index=parts[0].index,
+        index=end.choice,
         message=AssistantMessage(role="assistant", content=text, refusal=None),
         logprobs=_logprobs(tokens) if has_logprobs else None,
-        finish_reason=reason,
+        finish_reason=end.reason.value,
     )
 
 
-def _logprobs(tokens: Iterable[TokenLogprob]) -> ChoiceLogprobs:
-    return ChoiceLogprobs(content=[*tokens], refusal=None)
+def _logprobs(tokens: Sequence[ScoredToken]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(content=[_token_logprob(token) for token in tokens], refusal=None)
 
 
-def _token(token: engine.TokenLogprob) -> TokenLogprob:
+def _token_logprob(token: ScoredToken) -> TokenLogprob:
     return TokenLogprob(
-        **_candidate(token), top_logprobs=[TopLogprob(**_candidate(each)) for each in token.top]
+        token=token.token,
+        logprob=_finite(token.logprob),
+        bytes=_bytes(token.piece),
+        top_logprobs=[
+            TopLogprob(token=each.token, logprob=_finite(each.logprob), bytes=_bytes(each.piece))
+            for each in token.top
+        ],
     )
 
 
-def _candidate(token: engine.TokenLogprob) -> dict[str, Any]:
-    piece = None if token.piece is None else [*token.piece]
-    return {"token": token.token, "logprob": max(token.logprob, _LEAST_LOGPROB), "bytes": piece}
+def _finite(logprob: float) -> float:
+    return max(logprob, _LEAST_LOGPROB)
+
+
+def _bytes(piece: bytes | None) -> list[int] | None:
+    return None if piece is None else [*piece]

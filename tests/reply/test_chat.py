@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from gemma3n_appliance.engine.events import Event, Finished, FinishReason, Started, TextDelta, TokenLogprob
+from gemma3n_appliance.engine.events import Event, Finished, FinishReason, ScoredToken, Started, TextDelta
 from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.chat import Reply, chunks, complete
 
@@ -156,7 +156,7 @@ def test_usage_so_far_grows_with_the_answer():
 
 
 def test_logprobs_are_written_as_openai_does():
-    token = TokenLogprob("\ufffd", b"\xf0", -0.5, (TokenLogprob("<eos>", None, float("-inf")),))
+    token = ScoredToken("\ufffd", b"\xf0", -0.5, (ScoredToken("<eos>", None, float("-inf")),))
     events = (Started(1), TextDelta("x", 1, (token,)), Finished(FinishReason.STOP, 2))
     wanted = {
         "content": [
