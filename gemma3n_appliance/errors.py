@@ -3,6 +3,7 @@
 ApplianceError                      500 server_error
 ├── InvalidRequestError             400 invalid_request_error
 │   ├── UnsupportedParameterError   400 unsupported_parameter
+│   ├── GrammarError                400 invalid_grammar
 │   ├── ContextLengthError          400 context_length_exceeded
 │   ├── ModelNotFoundError          404 model_not_found
 │   └── BodyTooLargeError           413 request_too_large
@@ -50,6 +51,12 @@ class UnsupportedParameterError(InvalidRequestError):
     """The request asks for something this server does not do."""
 
     code = "unsupported_parameter"
+
+
+class GrammarError(InvalidRequestError):
+    """A grammar or schema is not valid, or more than can be kept to."""
+
+    code = "invalid_grammar"
 
 
 class ContextLengthError(InvalidRequestError):

@@ -123,8 +123,11 @@ class Loop:
             for _, sequence in batch:
                 self._fail(sequence, EngineError("The engine lost count of its requests. Send it again."))
             return
-        self.decode_rate.record(len(batch), time.monotonic() - began_s)
-        for (slot, sequence), token_id in zip(batch, token_ids, strict=True):
+        chosen = [
+            (*each, token_id) for each, token_id in zip(batch, token_ids, strict=True) if token_id is not None
+        ]
+        self.decode_rate.record(len(chosen), time.monotonic() - began_s)
+        for slot, sequence, token_id in chosen:
             self._accept(slot, sequence, token_id)
 
     def _decode_apart(self, batch: list[tuple[int, Sequence]], error: Exception) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from .grammar import Grammar
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -55,7 +57,7 @@ class GenerationRequest:
     ``token_ids`` holds every soft-token position already (in Google's models 256 an image, 188 a clip);
     ``media`` lists what fills them, in order of appearance. ``max_tokens`` is at least 1 and fits the
     context; each choice has as many. ``num_top_logprobs`` is how many of the likeliest tokens to tell of
-    besides the chosen one, at every step; None tells of none.
+    besides the chosen one, at every step; None tells of none. ``grammar`` has the last word on every token.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     num_choices: int = 1
     num_top_logprobs: int | None = None
+    grammar: Grammar | None = field(default=None, repr=False)
 
     def for_choice(self, choice: int) -> "GenerationRequest":
         """Returns what asks for one of the choices alone; their seeds are those that follow ``seed``."""

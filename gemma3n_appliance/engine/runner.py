@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .grammar import Grammars
 from .request import GenerationRequest
 
 
@@ -53,9 +54,10 @@ class Runner(Protocol):
         """Runs at most ``max_tokens`` more prompt tokens; returns the first new token once all have run."""
         ...
 
-    def decode(self, slots: Sequence[int]) -> list[int]:
+    def decode(self, slots: Sequence[int]) -> list[int | None]:
         """Feeds every slot its last token and returns the next of each, in order, in one batch.
 
+        None is for one whose grammar still thinks: it holds up no other, and is to be asked again.
         An exception leaves every slot as it was: the step can be tried again with fewer.
         """
         ...
@@ -82,6 +84,7 @@ class LoadedModel:
     pieces: Sequence[bytes] = field(repr=False)
     eos_token_ids: frozenset[int]
     device: str
+    grammars: Grammars = field(repr=False)
     control_tokens: Mapping[int, str] = field(default_factory=dict, repr=False)
     has_vision: bool = True
     has_audio: bool = True

@@ -13,6 +13,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, GenerationConfig
 
+from ..engine.grammar import Grammars
 from ..engine.runner import LoadedModel
 from ..errors import ApplianceError, ModelLoadError
 from ..settings import Settings
@@ -49,11 +50,20 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         config = _config(directory)
         parts = _parts(directory, config, device, settings)
+        known = pieces.read(tokenizer, config.get_text_config().vocab_size)
+        control_tokens = pieces.control_tokens(tokenizer)
+        eos_token_ids = _eos_token_ids(directory, config, tokenizer)
         loaded = LoadedModel(
             runner=_runner(parts, settings),
-            pieces=pieces.read(tokenizer, config.get_text_config().vocab_size),
-            control_tokens=pieces.control_tokens(tokenizer),
-            eos_token_ids=_eos_token_ids(directory, config, tokenizer),
+            pieces=known,
+            control_tokens=control_tokens,
+            eos_token_ids=eos_token_ids,
+            grammars=Grammars(
+                known,
+                control_tokens,
+                eos_token_ids,
+                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+            ),
             device=str(device),
             num_bytes_left_on_disk=parts.num_bytes_left_on_disk,
             has_vision=parts.encoder is not None,

@@ -12,12 +12,15 @@ from ..engine.runner import Admission, Logprobs
 from ..errors import ContextLengthError, InvalidRequestError
 from . import soft_tokens
 from .embeddings import Embeddings
-from .kv_cache import KVCache
+from .kv_cache import CacheStep, KVCache
 from .media_cache import MediaCache, require_numbers
 from .memory import named_when_exhausted
 from .parts import Parts
 from .prefix_cache import PrefixCache
 from .sampler import Chooser, Sample, Scores, sample
+
+# Where everyone waits for a grammar: not longer at a time, because somebody may hang up meanwhile.
+_MASK_WAIT_S = 0.05
 
 
 @dataclass
@@ -29,6 +32,8 @@ class _Work:
     chooser: Chooser
     last_token: int = -1
     logprobs: Logprobs | None = None
+    # What to choose the next token from, as soon as its grammar says which may be.
+    undecided: Tensor | None = None
     has_failed: bool = False
 
 
@@ -103,22 +108,28 @@ class SlotRunner:
             return self._choose([slot], self._logits(last_state))[0]
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int]) -> list[int]:
+    def decode(self, slots: Sequence[int]) -> list[int | None]:
         """See `Runner`.
 
         Raises:
             InsufficientMemoryError: the step does not fit.
             EngineError: the model computed no numbers for one of the slots.
+            GrammarError: one of the slots' grammars gave up.
         """
-        last_tokens = [self._work[slot].last_token for slot in slots]
+        fed = [slot for slot in slots if self._work[slot].undecided is None]
+        held = [slot for slot in slots if slot not in fed]
+        last_tokens = [self._work[slot].last_token for slot in fed]
         with self._noting_failure(slots), named_when_exhausted("so many requests at once"):
-            embeddings = self._decoder.embed([[token_id] for token_id in last_tokens])
-            step = self._cache.step(slots, 1)
-            chosen = self._choose(slots, self._logits(self._decoder.forward(embeddings, step)))
-        for slot, token_id in zip(slots, last_tokens, strict=True):
+            step = self._cache.step(fed, 1) if fed else None
+            logits = self._next_logits(last_tokens, step, held)
+            chosen = self._choose_decidable(fed + held, logits)
+        for slot, token_id in zip(fed, last_tokens, strict=True):
             self._prefixes.append(slot, token_id)
-        step.commit()
-        return chosen
+        if step:
+            step.commit()
+        for row, slot in enumerate(fed + held):
+            self._work[slot].undecided = None if slot in chosen else logits[row].clone()
+        return [chosen.get(slot) for slot in slots]
 
     def logprobs(self, slot: int) -> Logprobs | None:
         """See `Runner`."""
@@ -176,6 +187,26 @@ class SlotRunner:
         require_numbers(logits)
         return logits
 
+    def _next_logits(self, last_tokens: Sequence[int], step: CacheStep | None, held: Sequence[int]) -> Tensor:
+        """Returns the logits of those that are fed their last tokens, and below them those that were held."""
+        rows = [self._work[slot].undecided[None] for slot in held]
+        if step:
+            embeddings = self._decoder.embed([[token_id] for token_id in last_tokens])
+            rows.insert(0, self._logits(self._decoder.forward(embeddings, step)))
+        return torch.cat(rows) if held else rows[0]
+
+    def _choose_decidable(self, slots: Sequence[int], logits: Tensor) -> dict[int, int]:
+        """Chooses for every slot that knows what there is to choose from; waits only where none does."""
+        choosers = [self._work[slot].chooser for slot in slots]
+        if not any(chooser.may_choose() for chooser in choosers):
+            choosers[0].may_choose(_MASK_WAIT_S)
+        rows = [row for row, chooser in enumerate(choosers) if chooser.may_choose()]
+        if not rows:
+            return {}
+        decidable = [slots[row] for row in rows]
+        chosen = self._choose(decidable, logits if len(rows) == len(slots) else logits[rows])
+        return dict(zip(decidable, chosen, strict=True))
+
     def _choose(self, slots: Sequence[int], logits: Tensor) -> list[int]:
         works = [self._work[slot] for slot in slots]
         nums_top = [(row, work.request.num_top_logprobs) for row, work in enumerate(works)]
@@ -188,6 +219,5 @@ class SlotRunner:
                 works[row].logprobs = logprobs
         for work, token_id in zip(works, chosen, strict=True):
             work.last_token = token_id
-            if work.chooser.adjustment:
-                work.chooser.adjustment.note(token_id)
+            work.chooser.note(token_id)
         return chosen

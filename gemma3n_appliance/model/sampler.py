@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine.grammar import Guide
 from ..engine.request import GenerationRequest, Sampling
 from ..engine.runner import Logprobs
 from .adjustment import Adjustment
@@ -21,6 +22,7 @@ class Chooser:
     sampling: Sampling
     random: random.Random
     adjustment: Adjustment | None
+    guide: Guide | None = None
 
     @classmethod
     def of(cls, request: GenerationRequest) -> "Chooser":
@@ -29,7 +31,19 @@ class Chooser:
         adjustment = Adjustment(request) if sampling.is_adjusted else None
         # Python takes -1 for the seed that 1 is.
         seed = None if sampling.seed is None else sampling.seed % 2**64
-        return cls(sampling, random.Random(seed), adjustment)
+        guide = request.grammar.begin() if request.grammar else None
+        return cls(sampling, random.Random(seed), adjustment, guide)
+
+    def may_choose(self, wait_s: float = 0.0) -> bool:
+        """Whether it is known, if need be after a wait, what tokens there are to choose from."""
+        return self.guide is None or self.guide.allowed(wait_s) is not None
+
+    def note(self, token_id: int) -> None:
+        """Says what the answer goes on with."""
+        if self.adjustment:
+            self.adjustment.note(token_id)
+        if self.guide:
+            self.guide.accept(token_id)
 
 
 Sample = Callable[[Tensor, Sequence[Chooser]], list[int]]
@@ -68,12 +82,21 @@ class Scores:
 
 def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     """Returns the logits as they are unless a request has rules of its own for them."""
-    adjustments = [(row, each.adjustment) for row, each in enumerate(choosers) if each.adjustment]
-    if adjustments:
+    if any(chooser.adjustment or chooser.guide for chooser in choosers):
         logits = logits.clone()
-    for row, adjustment in adjustments:
-        adjustment.apply(logits[row])
+    for row, chooser in enumerate(choosers):
+        if chooser.adjustment:
+            chooser.adjustment.apply(logits[row])
+        if chooser.guide and (allowed := chooser.guide.allowed()):
+            _confine(logits[row], allowed)
     return logits
+
+
+def _confine(logits: Tensor, allowed: bytes) -> None:
+    """Rules out every token of a row but those ``allowed``, as `Guide` has them."""
+    octets = torch.frombuffer(bytearray(allowed), dtype=torch.uint8).to(logits.device)
+    bits = octets[:, None] >> torch.arange(8, dtype=torch.uint8, device=logits.device) & 1
+    logits.masked_fill_(bits.flatten()[: len(logits)] == 0, -torch.inf)
 
 
 def _draw(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:

@@ -12,6 +12,7 @@ from . import audio, checkpoint, images
 from .conversation import Clip, Conversation, Picture, from_messages
 from .encoded import from_base64, from_data_url
 from .sampling import check_prompt, max_tokens, sampling
+from .structured import grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,14 @@ class Prompts:
 
         Raises:
             ContextLengthError: it does not fit; found before any picture is decoded.
+            GrammarError: the answer cannot be kept to what the request describes.
             InvalidRequestError: media are broken, too large, or not for this model.
         """
         conversation = from_messages(body.messages)
         media = conversation.media
         _check_senses(media, model)
         _check_biases(body, len(model.pieces))
+        form = grammar(body, model.grammars)
         token_ids, limit = self._tokens(body, conversation, model.runner.max_context)
         decoded = tuple(self._decode(each) for each in media)
         request = GenerationRequest(
@@ -62,6 +65,7 @@ class Prompts:
             ignore_eos=bool(body.ignore_eos),
             num_choices=body.num_choices,
             num_top_logprobs=body.num_top_logprobs,
+            grammar=form,
         )
         return Prompt(
             request,

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from .messages import Message
+from .structured import ResponseFormat, StructuredOutputs
 from .wire import WireModel
 
 MAX_MESSAGES = 10_000
@@ -81,7 +82,7 @@ class ChatFields(WireModel):
     presence_penalty: Penalty | None = None
     prompt_cache_key: str | None = None
     reasoning_effort: str | None = None
-    response_format: Any = None
+    response_format: ResponseFormat | None = None
     safety_identifier: str | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     service_tier: str | None = None
@@ -103,7 +104,7 @@ class ChatFields(WireModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     ignore_eos: bool | None = None
-    structured_outputs: Any = None
+    structured_outputs: StructuredOutputs | None = None
     bad_words: Any = None
     best_of: Any = None
     echo: Any = None

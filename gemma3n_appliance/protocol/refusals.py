@@ -27,9 +27,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
-    "structured_outputs": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "use_beam_search": (False,),
@@ -52,6 +50,7 @@ def refuse_unsupported(request: ChatFields) -> None:
     _check_stream_options(request)
     _check_max_tokens(request)
     _check_logprobs(request)
+    _check_structure(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
 
@@ -81,6 +80,27 @@ def _check_logprobs(request: ChatFields) -> None:
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs"
+        )
+
+
+def _check_structure(request: ChatFields) -> None:
+    form = request.structured_outputs
+    forms = form.given if form else ()
+    if form and form.unsupported:
+        raise _unsupported(f"structured_outputs.{form.unsupported[0]}")
+    if len(forms) > 1:
+        raise InvalidRequestError(
+            f"'structured_outputs' takes one of {', '.join(forms)}, not several.", param="structured_outputs"
+        )
+    has_format = request.response_format is not None and request.response_format.type != "text"
+    if has_format and forms:
+        raise InvalidRequestError(
+            "'response_format' and 'structured_outputs' both say what to answer: send only one of them.",
+            param="structured_outputs",
+        )
+    if (has_format or forms) and request.ignore_eos:
+        raise InvalidRequestError(
+            "'ignore_eos' cannot go on where a structured answer ends: leave it out.", param="ignore_eos"
         )
 
 

@@ -70,11 +70,11 @@ def _unknown_fields(sent: Any, parsed: Any, path: str) -> Iterator[str]:
         for index, (item, model) in enumerate(zip(sent, parsed, strict=True)):
             yield from _unknown_fields(item, model, f"{path}[{index}]")
     elif isinstance(parsed, WireModel):
-        known = type(parsed).model_fields
+        known = {field.alias or name: name for name, field in type(parsed).model_fields.items()}
         for name, value in sent.items():
             place = f"{path}.{name}"[:_LONGEST_QUOTE].removeprefix(".")
             if name in known:
-                yield from _unknown_fields(value, getattr(parsed, name), place)
+                yield from _unknown_fields(value, getattr(parsed, known[name]), place)
             else:
                 yield place
 

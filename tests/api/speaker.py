@@ -10,6 +10,7 @@ from tests.fakes import checkpoint
 
 VOCAB = checkpoint.tokenizer().get_vocab()
 EOS = VOCAB["<end_of_turn>"]
+PIECES = checkpoint.pieces()
 
 
 def tokens(text: str) -> list[int]:
@@ -42,7 +43,7 @@ class Speaker:
             raise self.prefill_error
         return self._next(slot)
 
-    def decode(self, slots: Sequence[int]) -> list[int]:
+    def decode(self, slots: Sequence[int]) -> list[int | None]:
         self.may_decode.wait(10)
         if self.answer_endlessly:
             time.sleep(0.05)
@@ -65,8 +66,4 @@ class Speaker:
         return rest.pop(0) if rest else VOCAB["!"]
 
     def loaded(self, **senses: bool) -> LoadedModel:
-        pieces = [b""] * len(VOCAB)
-        for piece, token_id in VOCAB.items():
-            if piece not in checkpoint.CONTROL and len(piece) == 1:
-                pieces[token_id] = piece.replace("▁", " ").encode()
-        return LoadedModel(self, pieces, frozenset({EOS}), "cpu", **senses)
+        return LoadedModel(self, PIECES, frozenset({EOS}), "cpu", checkpoint.grammars(), **senses)

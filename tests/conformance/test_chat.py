@@ -5,10 +5,13 @@ import base64
 import io
 import json
 import random
+import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import httpx2
 import openai
+import pydantic
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer
@@ -26,6 +29,10 @@ def ask(client, messages, **options):
     return client.chat.completions.create(
         model="gemma3n", messages=messages, **{"temperature": 0, "max_tokens": 120, **options}
     )
+
+
+def json_by(schema):
+    return {"type": "json_schema", "json_schema": {"name": "form", "schema": schema}}
 
 
 def text_of(chunks):
@@ -222,6 +229,88 @@ def test_a_stream_can_tell_what_it_has_cost_so_far(client):
     assert totals[0] == 0 < totals[-1] == totals[-2]
 
 
+class Limits(pydantic.BaseModel, extra="forbid"):
+    low: Annotated[int, pydantic.Field(ge=-40, le=0)]
+    high: Literal[80, 90]
+
+
+class Reading(pydantic.BaseModel, extra="forbid"):
+    """What a client of today's asks for."""
+
+    sensor: Literal["cpu", "gpu"]
+    celsius: Annotated[int, pydantic.Field(ge=0, le=120)]
+    is_hot: bool
+    limits: Annotated[list[Limits], pydantic.Field(max_length=3)]
+    note: Annotated[str, pydantic.Field(max_length=20)] | None
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 2])
+def test_an_answer_can_be_parsed_into_the_client_s_own_types(client, temperature):
+    reply = client.chat.completions.parse(
+        model="gemma3n",
+        messages=LOGS,
+        response_format=Reading,
+        temperature=temperature,
+        top_p=1,
+        seed=1,
+        max_tokens=300,
+        extra_body={"top_k": -1},
+    )
+    assert isinstance(reply.choices[0].message.parsed, Reading)
+    assert reply.choices[0].finish_reason == "stop"
+
+
+def test_a_stream_keeps_to_a_schema_and_so_does_every_choice(client):
+    options = {
+        "response_format": json_by(Reading.model_json_schema()),
+        "n": 3,
+        "temperature": 2,
+        "seed": 4,
+        "max_tokens": 300,
+    }
+    plain = ask(client, LOGS, **options)
+    chunks = list(ask(client, LOGS, stream=True, **options))
+    for choice in plain.choices:
+        Reading.model_validate_json(choice.message.content)
+        assert text_of_choice(chunks, choice.index) == choice.message.content
+    assert len({choice.message.content for choice in plain.choices}) > 1
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"regex": r"\d{3}-[a-f]{2}"}, r"\d{3}-[a-f]{2}"),
+        ({"choice": ["yes", "no", "ünsure"]}, "yes|no|ünsure"),
+        ({"grammar": 'root ::= "<" ("a" | "b") ">"'}, "<[ab]>"),
+        ({"grammar": 'start: "x" y? \ny: /[0-9]/'}, r"x\d?"),
+        ({"json": {"type": "boolean"}}, "true|false"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_answer_can_be_held_to_other_forms(client, form, pattern, temperature):
+    reply = ask(client, LOGS, temperature=temperature, extra_body={"structured_outputs": form})
+    assert re.fullmatch(pattern, reply.choices[0].message.content)
+
+
+def test_json_is_an_object_or_the_beginning_of_one(client):
+    asked = {"response_format": {"type": "json_object"}, "seed": 3, "temperature": 1}
+    reply = ask(client, LOGS, **asked, max_tokens=2000)
+    if reply.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(reply.choices[0].message.content), dict)
+    cut = ask(client, LOGS, **asked, max_tokens=3)
+    assert cut.choices[0].finish_reason == "length"
+    assert reply.choices[0].message.content.startswith(cut.choices[0].message.content)
+
+
+def test_a_grammar_that_becomes_too_much_is_the_request_s_own_end(client):
+    explosive = {"structured_outputs": {"regex": "(([a-z]{1,1000}){1,1000}){1,1000}~"}}
+    with pytest.raises(openai.BadRequestError, match="Simplify") as refused:
+        ask(client, LOGS, extra_body=explosive)
+    assert refused.value.code == "invalid_grammar"
+    test_a_question_is_answered(client)
+
+
 def bad_requests():
     picture = wire.image_part(Image.new("RGB", (64, 64), "white"))
     url = picture["image_url"]["url"]
@@ -236,6 +325,12 @@ def bad_requests():
         ({"messages": LOGS, "tools": [{}]}, 400, "unsupported_parameter", "tools"),
         ({"messages": LOGS, "logit_bias": {"99999999": 1}}, 400, None, "logit_bias"),
         ({"messages": LOGS, "top_logprobs": 2}, 400, None, "top_logprobs"),
+        (
+            {"messages": LOGS, "response_format": json_by({"items": {"not": {}}})},
+            400,
+            "invalid_grammar",
+            "response_format.json_schema.schema.items",
+        ),
         ({"messages": LOGS, "max_tokens": 10**6}, 400, "context_length_exceeded", None),
         (
             {"messages": [{"role": "user", "content": "logs " * 20_000}]},

@@ -290,3 +290,26 @@ def test_several_choices_take_one_place_in_line():
             assert await clients[1].text() == "Hello."
 
     asyncio.run(scene())
+
+
+def test_a_slot_whose_grammar_still_thinks_is_asked_again_and_holds_up_nobody():
+    class Thinking(FakeRunner):
+        is_thinking = True
+
+        def decode(self, slots):
+            tokens = super().decode(slots)
+            for i, slot in enumerate(slots):
+                if self._slots[slot].request.request_id == "slow" and self.is_thinking:
+                    self._slots[slot].rest.insert(0, tokens[i])
+                    tokens[i] = None
+            return tokens
+
+    async def scene():
+        runner = Thinking({b"slow": b"At last.", b"fast": b"Here."})
+        async with started(runner) as engine:
+            slow = await Client.asking(engine, b"slow")
+            assert await Client(engine, b"fast").text() == "Here."
+            runner.is_thinking = False
+            assert await slow.text() == "At last."
+
+    asyncio.run(scene())

@@ -1,9 +1,12 @@
 """The files of a checkpoint that prompts need, made without transformers: every character is a token."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+from gemma3n_appliance.engine.grammar import Grammars
 
 TEMPLATE = Path(__file__).parents[2] / "gemma3n_appliance/demo/chat_template.jinja"
 NUM_IMAGE_TOKENS = 4
@@ -33,6 +36,21 @@ def tokenizer() -> Tokenizer:
     built.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     built.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
     return built
+
+
+def pieces() -> list[bytes]:
+    """What the characters stand for; bytes that no character covers are left out."""
+    vocab = tokenizer().get_vocab()
+    by_id = {i: piece for piece, i in vocab.items() if len(piece) == 1}
+    return [by_id.get(i, "").replace("▁", " ").encode() for i in range(len(vocab))]
+
+
+@cache
+def grammars() -> Grammars:
+    built = tokenizer()
+    control = {i: token.content for i, token in built.get_added_tokens_decoder().items()}
+    end = built.token_to_id("<end_of_turn>")
+    return Grammars(pieces(), control, frozenset({end}), lambda text: built.encode(text).ids)
 
 
 def write(

@@ -4,11 +4,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gemma3n_appliance.engine.grammar import Grammars
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.engine.runner import Admission, LoadedModel, Logprobs
 
 EOS = 256
 PIECES = [bytes([byte]) for byte in range(256)] + [b""]
+GRAMMARS = Grammars(PIECES, {EOS: "<eos>"}, frozenset({EOS}), lambda text: [*text.encode()])
 TIMEOUT_S = 20.0
 
 Call = tuple[object, ...]
@@ -78,7 +80,7 @@ class FakeRunner:
         self._faults: list[tuple[str, bytes | None, BaseException]] = []
 
     def loaded(self) -> LoadedModel:
-        return LoadedModel(self, PIECES, frozenset({EOS}), "fake")
+        return LoadedModel(self, PIECES, frozenset({EOS}), "fake", GRAMMARS)
 
     def raise_in(
         self, name: str, error: BaseException, prompt: bytes | None = None, *, times: int = 1
@@ -113,7 +115,7 @@ class FakeRunner:
         work.num_read += num_tokens
         return self._next(slot) if work.num_read == len(work.request.token_ids) else None
 
-    def decode(self, slots: Sequence[int]) -> list[int]:
+    def decode(self, slots: Sequence[int]) -> list[int | None]:
         assert all(self._slots[slot].num_read == len(self._slots[slot].request.token_ids) for slot in slots)
         self._enter("decode", slots, *slots)
         return [self._next(slot) for slot in slots]

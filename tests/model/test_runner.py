@@ -1,15 +1,19 @@
 """Both engines in slots against transformers' own forward and generate, float32 on the CPU."""
 
 import dataclasses
+import re
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
 
+from gemma3n_appliance.engine.grammar import Grammars, GrammarSource
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import (
     ContextLengthError,
     EngineError,
+    GrammarError,
     InsufficientMemoryError,
     InvalidRequestError,
 )
@@ -268,3 +272,111 @@ def test_seeds_of_choices_are_the_seeds_that_follow():
     request = GenerationRequest("r", (1,), Sampling(1.0, seed=5), 10, num_choices=3)
     assert [request.for_choice(choice).sampling.seed for choice in range(3)] == [5, 6, 7]
     assert GenerationRequest("r", (1,), Sampling(1.0), 10).for_choice(2).sampling.seed is None
+
+
+BYTES = [bytes([i % 256]) for i in range(300)]
+GRAMMARS = Grammars(BYTES, {299: "<eos>"}, frozenset({299}), lambda text: [*text.encode()])
+
+
+def begin_with(probe, slot, token_ids, grammar, sampling=GREEDY):
+    probe.runner.begin([slot], GenerationRequest("r", tuple(token_ids), sampling, 50, grammar=grammar))
+    return probe.runner.prefill(slot, 1024)
+
+
+def test_a_grammar_chooses_the_best_of_what_it_allows(probe, text_model, prompt, assert_close):
+    free, bound = prompt(50, 20), prompt(51, 30)
+    free.append(probe.start(0, free))
+    bound.append(begin_with(probe, 1, bound, GRAMMARS.compile(GrammarSource("regex", "[0-9]{30}"))))
+    digits = torch.arange(ord("0"), ord("9") + 1)
+    for _ in range(10):
+        tokens = dict(zip([0, 1], probe.runner.decode([0, 1]), strict=True))
+        while tokens[1] is None:  # nobody knows how long a grammar thinks
+            (tokens[1],) = probe.runner.decode([1])
+        free.append(tokens[0])
+        bound.append(tokens[1])
+        assert free[-1] == reference(text_model, free[:-1])[-1].argmax()
+        assert bound[-1] == digits[reference(text_model, bound[:-1])[-1][digits].argmax()]
+
+
+class Slow:
+    """A grammar that thinks for as long as it is told to."""
+
+    def __init__(self, inner):
+        self.inner, self.is_thinking = inner.begin(), False
+
+    def begin(self):
+        return self
+
+    def allowed(self, wait_s=0.0):
+        return None if self.is_thinking else self.inner.allowed(20)
+
+    def accept(self, token_id):
+        self.inner.accept(token_id)
+
+
+def test_a_grammar_that_thinks_holds_up_nobody_and_changes_nothing(probe, text_model, prompt, assert_close):
+    regex = GrammarSource("regex", "[a-z]{30}")
+    texts = {0: prompt(52, 20), 1: prompt(53, 30)}
+    expected = [begin_with(probe, 2, texts[1], GRAMMARS.compile(regex))]
+    while len(expected) < 8:
+        expected += [token for token in probe.runner.decode([2]) if token is not None]
+    probe.runner.release(2)
+
+    slow = Slow(GRAMMARS.compile(regex))
+    texts[0].append(probe.start(0, texts[0]))
+    said = [begin_with(probe, 1, texts[1], slow)]
+    for step in range(20):
+        slow.is_thinking = step % 3 != 2
+        free, bound = probe.runner.decode([0, 1])
+        assert (bound is None) == slow.is_thinking
+        assert_close(probe.logits[0], reference(text_model, texts[0])[-1])
+        texts[0].append(free)
+        said += [] if bound is None else [bound]
+    assert said == expected[: len(said)]
+    assert len(said) == 7
+
+    slow.is_thinking = True
+    assert probe.runner.decode([1]) == [None]
+    assert probe.runner.decode([1]) == [None]
+    slow.is_thinking = False
+    assert probe.runner.decode([1]) == [expected[7]]
+
+
+def test_a_grammar_that_gives_up_ends_its_own_request_alone(probe, text_model, prompt, assert_close):
+    token_ids = prompt(54, 20)
+    token_ids.append(probe.start(0, token_ids))
+    explosive = GRAMMARS.compile(GrammarSource("regex", "(([a-z]{1,1000}){1,1000}){1,1000}"))
+    begin_with(probe, 1, prompt(55, 9), explosive)
+    with suppress(GrammarError):
+        for _ in range(100):
+            probe.runner.decode([1])
+    with pytest.raises(GrammarError, match="too much"):
+        probe.runner.decode([0, 1])
+    probe.runner.release(1)
+    probe.runner.decode([0])
+    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+
+
+def test_logprobs_are_the_model_s_own_whatever_a_grammar_rules_out(probe, text_model, prompt):
+    token_ids = prompt(56, 12)
+    grammar = GRAMMARS.compile(GrammarSource("regex", "x"))
+    request = GenerationRequest("r", tuple(token_ids), GREEDY, 5, num_top_logprobs=3, grammar=grammar)
+    probe.runner.begin([0], request)
+    assert probe.runner.prefill(0, 100) == ord("x")
+    scores = reference(text_model, token_ids)[-1].log_softmax(-1)
+    told = probe.runner.logprobs(0)
+    assert told.chosen == pytest.approx(scores[ord("x")].item(), abs=1e-4)
+    assert [token for token, _ in told.top] == scores.topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_whatever_is_drawn_keeps_to_the_grammar(probe, prompt, temperature):
+    grammar = GRAMMARS.compile(GrammarSource("regex", "[0-9]{3}-[a-z]{4}"))
+    for seed in range(6):
+        token = begin_with(probe, 0, prompt(57, 9), grammar, Sampling(temperature, seed=seed))
+        said = bytearray()
+        while token != 299:
+            said += bytes([] if token is None else [token])
+            (token,) = probe.runner.decode([0])
+        probe.runner.release(0)
+        assert re.fullmatch(rb"[0-9]{3}-[a-z]{4}", said)

@@ -18,7 +18,7 @@ class Sized:
 
 
 def model(max_context: int = 500, **senses: bool) -> LoadedModel:
-    return LoadedModel(Sized(max_context), [b""] * 300, frozenset(), "cpu", **senses)
+    return LoadedModel(Sized(max_context), [b""] * 300, frozenset(), "cpu", checkpoint.grammars(), **senses)
 
 
 @pytest.fixture(scope="session")

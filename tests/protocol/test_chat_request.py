@@ -91,6 +91,26 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
     ({"ignore_eos": 1}, "ignore_eos"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "yaml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.name"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        "response_format.json_schema.name",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        "response_format.json_schema.schema",
+    ),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"structured_outputs": "json"}, "structured_outputs"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+    ({"structured_outputs": {"choice": ["a", 1]}}, "structured_outputs.choice[1]"),
+    ({"structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs"),
+    ({"structured_outputs": {"json": {}}, "response_format": {"type": "json_object"}}, "structured_outputs"),
+    ({"structured_outputs": {"json_object": True}, "ignore_eos": True}, "ignore_eos"),
 ]
 
 
@@ -102,7 +122,6 @@ def test_a_value_that_cannot_be_is_refused_by_its_path(fields: dict[str, Any], p
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
-    ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function"}}, "tool_choice"),
@@ -114,7 +133,11 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"reasoning_effort": "high"}, "reasoning_effort"),
     ({"verbosity": "low"}, "verbosity"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag"),
+    (
+        {"structured_outputs": {"json": {}, "whitespace_pattern": "x"}},
+        "structured_outputs.whitespace_pattern",
+    ),
     ({"bad_words": ["a"]}, "bad_words"),
     ({"best_of": 2}, "best_of"),
     ({"echo": True}, "echo"),
@@ -163,6 +186,8 @@ def test_what_is_not_there_yet_is_named_rather_than_ignored(fields: dict[str, An
         {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
         {"safety_identifier": "s", "prompt_cache_key": "k", "stop": [], "top_k": -1, "seed": -1},
         {"a_field_of_next_month": {"x": 1}},
+        {"structured_outputs": {"json_object": False, "structural_tag": None}, "ignore_eos": True},
+        {"response_format": {"type": "json_object"}, "structured_outputs": {}},
         {"max_tokens": 5, "max_completion_tokens": 5, "temperature": 1, "top_p": 0},
         {"messages": [{"role": "developer", "content": "x"}, {"role": "assistant", "content": None}]},
         {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]},

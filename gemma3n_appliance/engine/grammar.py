@@ -1,0 +1,202 @@
+"""What an answer may consist of, token by token: llguidance finds it out beside the model's computing."""
+
+import concurrent.futures
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import any_to_lark
+
+from ..errors import GrammarError
+
+# What may stand in a JSON string takes longest to find, unless it was looked through before. Each of these
+# takes as much memory as all tokens together, so there is one.
+_SLICES = [r'[^"\\\x00-\x1F\x7F]+']
+# Their defaults hold one step to some tens of milliseconds.
+_LIMITS = LLParserLimits(verbose_errors=False)
+_NUM_KEPT = 32
+_NUM_THREADS = 4
+_LONGEST_COMPLAINT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSource:
+    """A grammar as its author wrote it.
+
+    ``text`` is a JSON schema, a JSON list of strings to choose from, a regular expression in Rust's syntax
+    that is to match the whole answer, or a context-free grammar in llguidance's dialect of Lark's syntax or
+    llama.cpp's GBNF.
+    """
+
+    kind: Literal["json_schema", "choice", "regex", "cfg"]
+    text: str = field(repr=False)
+
+
+class Guide:
+    """Where one answer stands in its grammar."""
+
+    def __init__(
+        self, matcher: LLMatcher, first: bytes, eos_token_ids: frozenset[int], pool: ThreadPoolExecutor
+    ) -> None:
+        self._matcher = matcher
+        self._eos_token_ids = eos_token_ids
+        self._pool = pool
+        self._coming: Future[bytes] = Future()
+        self._coming.set_result(first)
+
+    def allowed(self, wait_s: float = 0.0) -> bytes | None:
+        """Returns which tokens may come next, one bit for each id, lowest bits first.
+
+        None if that is still being found out after ``wait_s``.
+
+        Raises:
+            GrammarError: it would take too long to find out.
+        """
+        try:
+            return self._coming.result(wait_s)
+        except concurrent.futures.TimeoutError:
+            return None
+
+    def accept(self, token_id: int) -> None:
+        """Says what the answer goes on with, and begins to find out what may follow that."""
+        if token_id not in self._eos_token_ids:
+            self._coming = self._pool.submit(self._after, token_id)
+
+    def _after(self, token_id: int) -> bytes:
+        self._matcher.consume_token(token_id)
+        try:
+            return _mask(self._matcher)
+        except GrammarError as error:
+            raise GrammarError(
+                f"The grammar of the answer has become too much to keep to: {error.message}. Simplify it."
+            ) from None
+
+
+class Grammar:
+    """A grammar, compiled; for any number of answers."""
+
+    def __init__(self, matcher: LLMatcher, eos_token_ids: frozenset[int], pool: ThreadPoolExecutor) -> None:
+        self._matcher = matcher
+        self._first = _mask(matcher)
+        self._eos_token_ids = eos_token_ids
+        self._pool = pool
+
+    def begin(self) -> Guide:
+        """Returns where an answer begins, of which it is known already what it may begin with."""
+        return Guide(self._matcher.deep_copy(), self._first, self._eos_token_ids, self._pool)
+
+
+class Grammars:
+    """Compiles grammars for one model's tokens, in any thread, and keeps those that were used last."""
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        control_tokens: Mapping[int, str],
+        eos_token_ids: frozenset[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        """As in `LoadedModel`; ``encode`` turns text into ids.
+
+        Takes a second for Gemma's 262,144 tokens, in which no other thread of Python's runs.
+        """
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Vocabulary(pieces, control_tokens, eos_token_ids, encode)),
+            n_vocab=len(pieces),
+            eos_token=sorted(eos_token_ids),
+            slices=_SLICES,
+        )
+        self._eos_token_ids = eos_token_ids
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
+        self._kept: OrderedDict[GrammarSource, Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, source: GrammarSource) -> Grammar:
+        """Returns the grammar, in which every answer ends with one of the model's end tokens.
+
+        Raises:
+            GrammarError: it is not valid, asks for something that llguidance does not do, or is too large.
+        """
+        with self._lock:
+            if source in self._kept:
+                self._kept.move_to_end(source)
+                return self._kept[source]
+        grammar = self._compiled(source)
+        with self._lock:
+            self._kept[source] = grammar
+            while len(self._kept) > _NUM_KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, source: GrammarSource) -> Grammar:
+        try:
+            matcher = LLMatcher(self._tokenizer, _written(source), log_level=0, limits=_LIMITS)
+        except ValueError as error:
+            raise GrammarError(_complaint(str(error))) from None
+        return Grammar(matcher, self._eos_token_ids, self._pool)
+
+
+class _Vocabulary:
+    """The tokens as llguidance asks for them."""
+
+    bos_token_id = None
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        control_tokens: Mapping[int, str],
+        eos_token_ids: frozenset[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        names = {token_id: name.encode() for token_id, name in control_tokens.items()}
+        self.tokens = [names.get(token_id, piece) for token_id, piece in enumerate(pieces)]
+        self.special_token_ids = sorted(control_tokens)
+        self.eos_token_id = min(eos_token_ids)
+        self._encode = encode
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("takes text, not bytes")
+        return self._encode(text)
+
+
+def _written(source: GrammarSource) -> str:
+    """Returns the grammar in llguidance's own form. Raises ValueError where it is not valid."""
+    match source.kind:
+        case "json_schema":
+            # At most one space between tokens of JSON: any amount is what says nothing, without end when hot.
+            return LLMatcher.grammar_from_json_schema(
+                source.text,
+                overrides={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
+            )
+        case "choice":
+            choices = " | ".join(json.dumps(choice) for choice in json.loads(source.text))
+            return LLMatcher.grammar_from_lark(f"start: {choices}")
+        case "regex":
+            return LLMatcher.grammar_from_regex(source.text)
+        case "cfg":
+            return LLMatcher.grammar_from_lark(_lark(source.text))
+
+
+def _lark(text: str) -> str:
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # its parser has no error of its own
+        raise ValueError(f"not GBNF: {error}") from None
+
+
+def _mask(matcher: LLMatcher) -> bytes:
+    mask = matcher.compute_bitmask()
+    if matcher.is_error():
+        raise GrammarError(_complaint(matcher.get_error()))
+    return mask
+
+
+def _complaint(reason: str) -> str:
+    reason = reason.partition("<non-verbose/>")[0].strip()
+    return "no answer can keep to it" if reason.startswith("NoExtension") else reason[:_LONGEST_COMPLAINT]
