@@ -1,7 +1,8 @@
 """What the engine tells: one stream of events a request, the same for plain and streamed replies.
 
-For each choice ``Started`` once, ``TextDelta`` any number of times, ``Finished`` once and last. Those of
-several choices come mixed, and the first is always choice 0's. A failure is raised from the iterator instead.
+For each choice ``Started`` once, ``TextDelta`` and ``CallDelta`` any number of times, ``Finished`` once and
+last. Those of several choices come mixed, and the first is always choice 0's. A failure is raised from the
+iterator instead.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ class FinishReason(str, Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,21 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDelta:
+    """More of a call of a function, the ``index``-th of its answer. Counts tokens so far.
+
+    The first of a call has its ``call_id`` and ``name``, the others more of its ``arguments``, as JSON.
+    """
+
+    index: int
+    num_completion_tokens: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end. ``num_completion_tokens`` includes the token that ended it."""
 
@@ -61,4 +78,4 @@ class Finished:
     choice: int = 0
 
 
-Event = Started | TextDelta | Finished
+Event = Started | TextDelta | CallDelta | Finished

@@ -7,16 +7,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ..errors import GrammarError
 
+if TYPE_CHECKING:  # a name of the stub's alone
+    from llguidance._lib import JsonCompileOptions
+
 # What may stand in a JSON string takes longest to find, unless it was looked through before. Each of these
 # takes as much memory as all tokens together, so there is one.
 _SLICES = [r'[^"\\\x00-\x1F\x7F]+']
+# JSON as Python writes it: white space of any amount is tokens that say nothing, without end when hot.
+JSON_STYLE: "JsonCompileOptions" = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 # Their defaults hold one step to some tens of milliseconds.
 _LIMITS = LLParserLimits(verbose_errors=False)
 _NUM_KEPT = 32
@@ -169,11 +178,7 @@ def _written(source: GrammarSource) -> str:
     """Returns the grammar in llguidance's own form. Raises ValueError where it is not valid."""
     match source.kind:
         case "json_schema":
-            # At most one space between tokens of JSON: any amount is what says nothing, without end when hot.
-            return LLMatcher.grammar_from_json_schema(
-                source.text,
-                overrides={"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
-            )
+            return LLMatcher.grammar_from_json_schema(source.text, overrides=JSON_STYLE)
         case "choice":
             choices = " | ".join(json.dumps(choice) for choice in json.loads(source.text))
             return LLMatcher.grammar_from_lark(f"start: {choices}")

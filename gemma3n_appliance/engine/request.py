@@ -58,6 +58,7 @@ class GenerationRequest:
     ``media`` lists what fills them, in order of appearance. ``max_tokens`` is at least 1 and fits the
     context; each choice has as many. ``num_top_logprobs`` is how many of the likeliest tokens to tell of
     besides the chosen one, at every step; None tells of none. ``grammar`` has the last word on every token.
+    ``tools`` are the functions of which calls are told apart from text; the grammar keeps calls in form.
     """
 
     request_id: str
@@ -70,6 +71,7 @@ class GenerationRequest:
     num_choices: int = 1
     num_top_logprobs: int | None = None
     grammar: Grammar | None = field(default=None, repr=False)
+    tools: tuple[str, ...] = ()
 
     def for_choice(self, choice: int) -> "GenerationRequest":
         """Returns what asks for one of the choices alone; their seeds are those that follow ``seed``."""

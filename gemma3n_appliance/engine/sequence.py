@@ -1,13 +1,15 @@
 """One choice of a request on its way through the engine: its tokens become events."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 
 from .detokenize import Detokenizer
-from .events import Event, Finished, FinishReason, Started, TextDelta
+from .events import CallDelta, Event, Finished, FinishReason, Started, TextDelta
 from .request import GenerationRequest
 from .runner import LoadedModel, Logprobs
 from .stop import StopStrings
 from .token_logprobs import TokenLogprobs
+from .tool_calls import Arguments, CallBegun, Piece, ToolCalls
 
 Sink = Callable[[Event | Exception], None]
 
@@ -37,6 +39,8 @@ class Sequence:
         self._choice = choice
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else model.eos_token_ids
         self._detokenizer = Detokenizer(model.pieces)
+        self._calls = ToolCalls(request.tools)
+        self._num_swallowed = 0
         self._stops = StopStrings(request.stop)
         self._logprobs = TokenLogprobs(model.pieces, model.control_tokens)
 
@@ -45,32 +49,58 @@ class Sequence:
         is_first = self.num_completion_tokens == 0
         self.num_completion_tokens += 1
         is_eos = token_id in self._eos_token_ids
-        text = "" if is_eos else self._text(token_id, logprobs)
+        pieces = [] if is_eos else self._read(token_id, logprobs)
+        text = self._stops.feed(_text(pieces))
         self.is_finished = (
             is_eos or self._stops.matched or self.num_completion_tokens >= self.request.max_tokens
         )
         if self.is_finished:
-            text += self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
-        return [*self._started(is_first), *self._delta(text), *self._finished(is_eos)]
+            rest = self._calls.feed(self._detokenizer.flush()) + self._calls.flush()
+            text += self._stops.feed(_text(rest)) + self._stops.flush()
+            pieces += rest
+        return [
+            *self._started(is_first),
+            *self._delta(text),
+            *self._call_deltas(pieces),
+            *self._finished(is_eos),
+        ]
 
-    def _text(self, token_id: int, logprobs: Logprobs | None) -> str:
+    def _read(self, token_id: int, logprobs: Logprobs | None) -> list[Piece]:
         text = self._detokenizer.feed(token_id)
         if logprobs is not None:
             self._logprobs.feed(token_id, logprobs, text)
-        return self._stops.feed(text)
+        return self._calls.feed(text)
 
     def _started(self, is_first: bool) -> list[Event]:
         num_prompt_tokens = len(self.request.token_ids)
         return [Started(num_prompt_tokens, self.num_cached_tokens, self._choice)] if is_first else []
 
     def _delta(self, text: str) -> list[Event]:
-        logprobs = self._logprobs.give(len(text))
+        logprobs = self._logprobs.give(len(text) + self._calls.num_swallowed - self._num_swallowed)
+        self._num_swallowed = self._calls.num_swallowed
         if not text and not logprobs:
             return []
         return [TextDelta(text, self.num_completion_tokens, logprobs, self._choice)]
 
+    def _call_deltas(self, pieces: list[Piece]) -> Iterator[CallDelta]:
+        num_tokens = self.num_completion_tokens
+        for piece in pieces:
+            if isinstance(piece, CallBegun):
+                call_id = f"call_{uuid.uuid4().hex[:24]}"
+                yield CallDelta(piece.index, num_tokens, call_id, piece.name, choice=self._choice)
+            elif isinstance(piece, Arguments):
+                yield CallDelta(piece.index, num_tokens, arguments=piece.json, choice=self._choice)
+
     def _finished(self, is_eos: bool) -> list[Event]:
         if not self.is_finished:
             return []
-        reason = FinishReason.STOP if is_eos or self._stops.matched else FinishReason.LENGTH
-        return [Finished(reason, self.num_completion_tokens, self._choice)]
+        return [Finished(self._reason(is_eos), self.num_completion_tokens, self._choice)]
+
+    def _reason(self, is_eos: bool) -> FinishReason:
+        if not is_eos and not self._stops.matched:
+            return FinishReason.LENGTH
+        return FinishReason.TOOL_CALLS if self._calls.num_calls else FinishReason.STOP
+
+
+def _text(pieces: list[Piece]) -> str:
+    return "".join(piece for piece in pieces if isinstance(piece, str))

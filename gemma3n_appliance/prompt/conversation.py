@@ -3,12 +3,13 @@
 Gemma has no system role, and its template refuses two messages of one role in a row. Clients send both.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
 from ..protocol.messages import AudioPart, ImagePart, Message, RefusalPart, TextPart
+from .tools import call_text, result_text
 
 Role = Literal["user", "assistant"]
 
@@ -69,13 +70,14 @@ class Conversation:
         return (part for turn in self.turns for part in turn.parts)
 
 
-def from_messages(messages: Sequence[Message]) -> Conversation:
+def from_messages(messages: Sequence[Message], tools: str = "") -> Conversation:
     """Merges neighbours of one role, and makes a user's turn of whatever the conversation lacks one for.
 
-    System messages at the start become ``system``; later ones join the user's turn they stand next to.
+    System messages at the start become ``system``, and with them the text about ``tools``; later ones join
+    the user's turn they stand next to. So does what a tool said, under the name that it was called by.
     """
     num_leading = next((i for i, m in enumerate(messages) if not _is_system(m)), len(messages))
-    system = _join(_plain_text(message) for message in messages[:num_leading])
+    system = _join([*(_plain_text(message) for message in messages[:num_leading]), tools])
     turns = list(_turns(messages, num_leading))
     if not turns or turns[0].role != "user":
         turns.insert(0, Turn("user", (Text(system),)))
@@ -84,7 +86,8 @@ def from_messages(messages: Sequence[Message]) -> Conversation:
 
 
 def _turns(messages: Sequence[Message], first: int) -> Iterator[Turn]:
-    said = ((_role(messages[i]), _parts(messages[i], i)) for i in range(first, len(messages)))
+    names = {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
+    said = ((_role(messages[i]), _parts(messages[i], i, names)) for i in range(first, len(messages)))
     for role, neighbours in groupby(said, key=lambda each: each[0]):
         yield Turn(role, _merge(parts for _, parts in neighbours))
 
@@ -122,11 +125,23 @@ def _role(message: Message) -> Role:
 
 
 def _plain_text(message: Message) -> str:
-    return _join(part.text for part in _parts(message, 0) if isinstance(part, Text))
+    return _join(part.text for part in _content(message, 0) if isinstance(part, Text))
 
 
-def _parts(message: Message, index: int) -> list[Part]:
-    """Returns at least one part."""
+def _parts(message: Message, index: int, names: Mapping[str, str]) -> list[Part]:
+    """Returns at least one part; ``names`` are those of the functions, by the ids of their calls."""
+    content = _content(message, index)
+    if message.tool_calls:
+        calls = (call_text(call.function.name, call.function.arguments) for call in message.tool_calls)
+        return [Text("\n".join(filter(None, [_plain_text(message), *calls])))]
+    if message.role == "tool":
+        said = "\n".join(part.text for part in content if isinstance(part, Text))
+        seen = [part for part in content if not isinstance(part, Text)]
+        return [Text(result_text(names.get(message.tool_call_id or "", "tool"), said)), *seen]
+    return content
+
+
+def _content(message: Message, index: int) -> list[Part]:
     if message.content is None or isinstance(message.content, str):
         return [Text(message.content or message.refusal or "")]
     return [_part(part, f"messages[{index}].content[{i}]") for i, part in enumerate(message.content)]

@@ -13,6 +13,7 @@ from .conversation import Clip, Conversation, Picture, from_messages
 from .encoded import from_base64, from_data_url
 from .sampling import check_prompt, max_tokens, sampling
 from .structured import grammar
+from .tools import instructions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class Prompts:
             GrammarError: the answer cannot be kept to what the request describes.
             InvalidRequestError: media are broken, too large, or not for this model.
         """
-        conversation = from_messages(body.messages)
+        functions = body.functions_to_call
+        conversation = from_messages(
+            body.messages, instructions(functions, parallel=body.may_call_in_parallel)
+        )
         media = conversation.media
         _check_senses(media, model)
         _check_biases(body, len(model.pieces))
@@ -66,6 +70,7 @@ class Prompts:
             num_choices=body.num_choices,
             num_top_logprobs=body.num_top_logprobs,
             grammar=form,
+            tools=tuple(function.name for function in functions),
         )
         return Prompt(
             request,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -10,6 +11,7 @@ from ..engine.grammar import Grammar, Grammars, GrammarSource
 from ..errors import GrammarError
 from ..protocol.chat_request import ChatCompletionRequest
 from ..protocol.structured import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs
+from . import tools
 
 # Ten times the schemas that people write. Compiling one of this size takes about a second.
 MAX_CHARACTERS = 200_000
@@ -22,48 +24,77 @@ _HAS_LIST_OF_SUBSCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _HAS_SUBSCHEMA = ("items", "additionalProperties")
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A grammar, where in the body it stands, and the schemas in it by where they stand."""
+
+    source: GrammarSource
+    param: str
+    schemas: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of_schema(cls, schema: Any, param: str) -> "_Form":
+        return cls(_source(schema), param, ((param, schema),))
+
+
 def grammar(body: ChatCompletionRequest, grammars: Grammars) -> Grammar | None:
     """Returns what the answer must keep to; None where it is free.
 
     Raises:
         GrammarError: not valid, or more than llguidance does; ``param`` is the path to the fault.
     """
-    asked = _asked(body)
-    if asked is None:
+    form = _form(body)
+    if form is None:
         return None
-    source, param = asked
-    if len(source.text) > MAX_CHARACTERS:
-        raise GrammarError(f"'{param}' is longer than {MAX_CHARACTERS} characters.", param=param)
+    if len(form.source.text) > MAX_CHARACTERS:
+        raise GrammarError(f"'{form.param}' is longer than {MAX_CHARACTERS} characters.", param=form.param)
     try:
-        return grammars.compile(source)
+        return grammars.compile(form.source)
     except GrammarError as error:
-        place = param
-        if source.kind == "json_schema":
-            place += _place_of(error, json.loads(source.text), grammars)
-        raise GrammarError(f"'{place}' cannot be kept to: {error.message}.", param=place) from None
+        raise _placed(error, form, grammars) from None
 
 
-def _asked(body: ChatCompletionRequest) -> tuple[GrammarSource, str] | None:
-    """Returns the grammar, and where in the body it stands."""
+def _form(body: ChatCompletionRequest) -> _Form | None:
+    answer = _answer_form(body)
+    functions = body.functions_to_call
+    if not functions:
+        return answer
+    schemas = {
+        f"tools[{index}].function.parameters": tools.parameters(tool.function)
+        for index, tool in enumerate(body.tools or ())
+        if tool.function in functions
+    }
+    text = tools.grammar(
+        functions,
+        must_call=body.must_call,
+        parallel=body.may_call_in_parallel,
+        answer=answer.schemas[0][1] if answer else None,
+    )
+    return _Form(GrammarSource("cfg", text), "tools", (*schemas.items(), *(answer.schemas if answer else ())))
+
+
+def _answer_form(body: ChatCompletionRequest) -> _Form | None:
     form = body.response_format
     if isinstance(form, JsonObjectFormat):
-        return _of_schema(_ANY_OBJECT), "response_format"
+        return _Form.of_schema(_ANY_OBJECT, "response_format")
     if isinstance(form, JsonSchemaFormat):
         schema = form.json_schema.json_schema
-        return _of_schema(_ANY_OBJECT if schema is None else schema), "response_format.json_schema.schema"
+        return _Form.of_schema(
+            _ANY_OBJECT if schema is None else schema, "response_format.json_schema.schema"
+        )
     return _structured(body.structured_outputs) if body.structured_outputs else None
 
 
-def _structured(form: StructuredOutputs) -> tuple[GrammarSource, str] | None:
+def _structured(form: StructuredOutputs) -> _Form | None:
     if form.json_schema is not None:
-        return _of_schema(_parsed(form.json_schema)), "structured_outputs.json"
+        return _Form.of_schema(_parsed(form.json_schema), "structured_outputs.json")
     if form.choice is not None:
-        return GrammarSource("choice", json.dumps(form.choice)), "structured_outputs.choice"
+        return _Form(GrammarSource("choice", json.dumps(form.choice)), "structured_outputs.choice")
     if form.regex is not None:
-        return GrammarSource("regex", form.regex), "structured_outputs.regex"
+        return _Form(GrammarSource("regex", form.regex), "structured_outputs.regex")
     if form.grammar is not None:
-        return GrammarSource("cfg", form.grammar), "structured_outputs.grammar"
-    return (_of_schema(_ANY_OBJECT), "structured_outputs.json_object") if form.json_object else None
+        return _Form(GrammarSource("cfg", form.grammar), "structured_outputs.grammar")
+    return _Form.of_schema(_ANY_OBJECT, "structured_outputs.json_object") if form.json_object else None
 
 
 def _parsed(schema: dict[str, Any] | str) -> Any:
@@ -77,29 +108,40 @@ def _parsed(schema: dict[str, Any] | str) -> Any:
         ) from None
 
 
-def _of_schema(schema: Any) -> GrammarSource:
+def _source(schema: Any) -> GrammarSource:
     return GrammarSource("json_schema", json.dumps(schema, ensure_ascii=False))
 
 
-def _place_of(error: GrammarError, schema: Any, grammars: Grammars) -> str:
-    """Returns the path to the innermost part of a schema about which there is the same complaint."""
+def _placed(error: GrammarError, form: _Form, grammars: Grammars) -> GrammarError:
+    """Returns the error with the path to the innermost part that there is something to say against."""
+    place = form.param
+    for param, schema in form.schemas:
+        if complaint := _complaint(schema, grammars):
+            error, place = complaint, param + _place_in(schema, complaint.message, grammars)
+            break
+    return GrammarError(f"'{place}' cannot be kept to: {error.message}.", param=place)
+
+
+def _place_in(schema: Any, message: str, grammars: Grammars) -> str:
+    """Returns the path to the innermost part of a schema about which there is the same to say."""
     path = ""
     tries = 0
     parts = _subschemas(schema)
     while (part := next(parts, None)) is not None and tries < _MOST_TRIES:
         step, subschema = part
         tries += 1
-        if _complaint(subschema, grammars) == error.message:
+        complaint = _complaint(subschema, grammars)
+        if complaint and complaint.message == message:
             path += step
             parts = _subschemas(subschema)
     return path
 
 
-def _complaint(schema: Any, grammars: Grammars) -> str | None:
+def _complaint(schema: Any, grammars: Grammars) -> GrammarError | None:
     try:
-        grammars.compile(_of_schema(schema))
+        grammars.compile(_source(schema))
     except GrammarError as error:
-        return error.message
+        return error
     return None
 
 

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from .messages import Message
 from .structured import ResponseFormat, StructuredOutputs
+from .tools import MAX_TOOLS, Tool, ToolChoice
 from .wire import WireModel
 
 MAX_MESSAGES = 10_000
@@ -91,8 +92,8 @@ class ChatFields(WireModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    tool_choice: Any = None
-    tools: Any = None
+    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     user: str | None = None

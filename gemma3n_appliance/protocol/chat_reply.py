@@ -1,13 +1,13 @@
 """What ``POST /v1/chat/completions`` answers.
 
-No field has a default: what is set is sent, null included, and what is left out stays out.
+What is set is sent, null included, and what is left out stays out, whatever its default.
 """
 
 from typing import Literal
 
 from pydantic import BaseModel
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class _Reply(BaseModel):
@@ -33,12 +33,28 @@ class Usage(BaseModel):
     prompt_tokens_details: PromptTokensDetails
 
 
+class FunctionCall(BaseModel):
+    """What to call; ``arguments`` is JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the client is to make."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
-    """The whole answer."""
+    """The whole answer; ``content`` is null where it calls tools, and ``tool_calls`` is there only then."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
 
 
 class TopLogprob(BaseModel):
@@ -86,11 +102,28 @@ class ChatCompletion(_Reply):
     system_fingerprint: str
 
 
+class FunctionCallDelta(BaseModel):
+    """More of a call: its name at first, then its arguments piece by piece."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """What a chunk adds to a call; ``id`` and ``type`` come with the first."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCallDelta
+
+
 class Delta(BaseModel):
     """What a chunk adds; a field it does not add to is absent."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChunkChoice(BaseModel):

@@ -3,6 +3,7 @@
 from .chat_fields import ChatFields
 from .messages import AudioPart, ImagePart
 from .refusals import refuse_unsupported
+from .tools import FunctionDefinition, NamedToolChoice
 
 
 class ChatCompletionRequest(ChatFields):
@@ -17,6 +18,27 @@ class ChatCompletionRequest(ChatFields):
         """Whether there are pictures or clips in it."""
         contents = (message.content for message in self.messages if isinstance(message.content, list))
         return any(isinstance(part, ImagePart | AudioPart) for content in contents for part in content)
+
+    @property
+    def functions_to_call(self) -> tuple[FunctionDefinition, ...]:
+        """The functions that the answer may call."""
+        if self.tool_choice == "none":
+            return ()
+        known = tuple(tool.function for tool in self.tools or ())
+        if isinstance(self.tool_choice, NamedToolChoice):
+            named = self.tool_choice.function.name
+            return tuple(function for function in known if function.name == named)
+        return known
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedToolChoice)
+
+    @property
+    def may_call_in_parallel(self) -> bool:
+        """Whether the answer may be several calls; of one function by name, one is asked for."""
+        return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedToolChoice)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

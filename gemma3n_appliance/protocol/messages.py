@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .tools import ToolCall
 from .wire import WireModel
 
 MAX_PARTS = 1_000
@@ -110,6 +111,6 @@ class Message(WireModel):
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     function_call: Any = None

@@ -5,6 +5,7 @@ from typing import Any
 from ..errors import InvalidRequestError, UnsupportedParameterError
 from .chat_fields import ChatFields
 from .messages import AudioPart, ImagePart, Message
+from .tools import NamedToolChoice
 
 # Values that ask for nothing. None does so for every parameter.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -23,13 +24,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True,),
     "prediction": (),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "stop_token_ids": ([],),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -51,6 +49,7 @@ def refuse_unsupported(request: ChatFields) -> None:
     _check_max_tokens(request)
     _check_logprobs(request)
     _check_structure(request)
+    _check_tools(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
 
@@ -98,25 +97,51 @@ def _check_structure(request: ChatFields) -> None:
             "'response_format' and 'structured_outputs' both say what to answer: send only one of them.",
             param="structured_outputs",
         )
-    if (has_format or forms) and request.ignore_eos:
+    may_call = request.tools and request.tool_choice != "none"
+    if may_call and forms:
         raise InvalidRequestError(
-            "'ignore_eos' cannot go on where a structured answer ends: leave it out.", param="ignore_eos"
+            "'structured_outputs' leaves no room for calls: use 'response_format', or 'tool_choice' none.",
+            param="structured_outputs",
         )
+    if (has_format or forms or may_call) and request.ignore_eos:
+        raise InvalidRequestError(
+            "'ignore_eos' cannot go on where a structured answer or a call ends: leave it out.",
+            param="ignore_eos",
+        )
+
+
+def _check_tools(request: ChatFields) -> None:
+    names = [tool.function.name for tool in request.tools or ()]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidRequestError(
+                f"There are two functions '{name}'.", param=f"tools[{index}].function.name"
+            )
+    choice = request.tool_choice
+    if isinstance(choice, NamedToolChoice) and choice.function.name not in names:
+        raise InvalidRequestError(
+            f"There is no function '{choice.function.name}' in 'tools'.", param="tool_choice.function.name"
+        )
+    if choice == "required" and not names:
+        raise InvalidRequestError("'tool_choice' needs 'tools' to choose from.", param="tool_choice")
 
 
 def _check_message(message: Message, path: str) -> None:
-    if message.role == "tool":
-        raise UnsupportedParameterError(
-            "Messages of role 'tool' are not supported by this server.", param=f"{path}.role"
-        )
-    for name in ("audio", "tool_calls", "tool_call_id", "function_call"):
+    for name in ("audio", "function_call"):
         if getattr(message, name):
             raise _unsupported(f"{path}.{name}")
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequestError("Only role 'assistant' calls tools.", param=f"{path}.tool_calls")
+    if (message.role == "tool") != bool(message.tool_call_id):
+        raise InvalidRequestError(
+            "A message of role 'tool', and no other, has the 'tool_call_id' that it answers.",
+            param=f"{path}.tool_call_id",
+        )
     if message.content is None and message.role != "assistant":
         raise InvalidRequestError(
             f"A message of role '{message.role}' needs content.", param=f"{path}.content"
         )
-    if message.role != "user" and isinstance(message.content, list):
+    if message.role not in ("user", "tool") and isinstance(message.content, list):
         _check_parts_are_text(message, path)
 
 
@@ -124,6 +149,6 @@ def _check_parts_are_text(message: Message, path: str) -> None:
     for index, part in enumerate(message.content or ()):
         if isinstance(part, ImagePart | AudioPart):
             raise InvalidRequestError(
-                f"Only user messages can hold images and audio, not role '{message.role}'.",
+                f"Only messages of users and tools can hold images and audio, not role '{message.role}'.",
                 param=f"{path}.content[{index}]",
             )

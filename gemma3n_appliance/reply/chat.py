@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from .. import __version__
-from ..engine.events import Event, Finished, ScoredToken, Started, TextDelta
+from ..engine.events import CallDelta, Event, Finished, ScoredToken, Started, TextDelta
 from ..errors import EngineError
 from ..protocol.chat_reply import (
     AssistantMessage,
@@ -18,8 +18,12 @@ from ..protocol.chat_reply import (
     ChoiceLogprobs,
     ChunkChoice,
     Delta,
+    FunctionCall,
+    FunctionCallDelta,
     PromptTokensDetails,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     TopLogprob,
     Usage,
 )
@@ -163,6 +167,8 @@ def _choice_of(event: Event) -> ChunkChoice:
         case TextDelta():
             delta = Delta(content=event.text)
             logprobs = _logprobs(event.logprobs) if event.logprobs else None
+        case CallDelta():
+            delta = Delta(tool_calls=[_call_delta(event)])
         case Finished():
             reason = event.reason.value
     return ChunkChoice(index=event.choice, delta=delta, logprobs=logprobs, finish_reason=reason)
@@ -174,12 +180,32 @@ def _whole_choice(events: Sequence[Event], *, has_logprobs: bool) -> Choice:
     end = next(event for event in events if isinstance(event, Finished))
     text = "".join(delta.text for delta in deltas)
     tokens = [token for delta in deltas for token in delta.logprobs]
+    calls = _whole_calls([event for event in events if isinstance(event, CallDelta)])
+    message = AssistantMessage(role="assistant", content=None if calls and not text else text, refusal=None)
     return Choice(
         index=end.choice,
-        message=AssistantMessage(role="assistant", content=text, refusal=None),
+        message=message.model_copy(update={"tool_calls": calls}) if calls else message,
         logprobs=_logprobs(tokens) if has_logprobs else None,
         finish_reason=end.reason.value,
     )
+
+
+def _call_delta(event: CallDelta) -> ToolCallDelta:
+    if event.call_id is None:
+        return ToolCallDelta(index=event.index, function=FunctionCallDelta(arguments=event.arguments))
+    function = FunctionCallDelta(name=event.name, arguments=event.arguments)
+    return ToolCallDelta(index=event.index, id=event.call_id, type="function", function=function)
+
+
+def _whole_calls(deltas: Sequence[CallDelta]) -> list[ToolCall]:
+    """Returns the calls in order; each begins with the delta that names it."""
+    calls: list[ToolCall] = []
+    for delta in deltas:
+        if delta.call_id is not None:
+            function = FunctionCall(name=delta.name or "", arguments="")
+            calls.append(ToolCall(id=delta.call_id, type="function", function=function))
+        calls[-1].function.arguments += delta.arguments
+    return calls
 
 
 def _logprobs(tokens: Sequence[ScoredToken]) -> ChoiceLogprobs:

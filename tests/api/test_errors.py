@@ -45,7 +45,7 @@ def test_a_fault_in_the_request_is_named_by_its_path(served: Served):
 @pytest.mark.parametrize(
     ("fields", "status", "code", "param"),
     [
-        ({"tools": [{}]}, 400, "unsupported_parameter", "tools"),
+        ({"functions": [{}]}, 400, "unsupported_parameter", "functions"),
         ({"model": "gpt-9"}, 404, "model_not_found", "model"),
         ({"content": "x" * 5_000}, 400, "context_length_exceeded", "messages"),
         ({"max_tokens": 5_000}, 400, "context_length_exceeded", "max_tokens"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import httpx2
+import jsonschema
 import openai
 import pydantic
 import pytest
@@ -311,6 +312,96 @@ def test_a_grammar_that_becomes_too_much_is_the_request_s_own_end(client):
     test_a_question_is_answered(client)
 
 
+SENSOR = {"type": "string", "enum": ["cpu", "gpu", "board"]}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_temperature",
+            "description": "Reads a sensor, in degrees Celsius.",
+            "parameters": {"type": "object", "properties": {"sensor": SENSOR}, "required": ["sensor"]},
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "set_fan",
+            "parameters": {
+                "type": "object",
+                "properties": {"speed": {"type": "integer", "minimum": 0, "maximum": 100}},
+                "required": ["speed"],
+            },
+        },
+    },
+]
+
+
+def assert_calls_are_valid(calls, names=("get_temperature", "set_fan")):
+    assert calls
+    for call in calls:
+        assert call.function.name in names
+        (tool,) = (tool for tool in TOOLS if tool["function"]["name"] == call.function.name)
+        schema = tool["function"]["parameters"]
+        jsonschema.validate(json.loads(call.function.arguments), schema | {"additionalProperties": False})
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 2])
+@pytest.mark.parametrize(
+    ("tool_choice", "names"),
+    [
+        ("required", ("get_temperature", "set_fan")),
+        ({"type": "function", "function": {"name": "set_fan"}}, ("set_fan",)),
+    ],
+)
+def test_a_call_that_has_to_be_is_one_and_valid(client, tool_choice, names, temperature):
+    reply = ask(
+        client, LOGS, tools=TOOLS, tool_choice=tool_choice, temperature=temperature, max_tokens=1_000, n=2
+    )
+    for choice in reply.choices:
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content is None
+        assert_calls_are_valid(choice.message.tool_calls, names)
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_with_tools_a_question_may_still_be_answered(client, temperature):
+    for seed in range(3):
+        (choice,) = ask(client, LOGS, tools=TOOLS, temperature=temperature, seed=seed).choices
+        if choice.finish_reason == "tool_calls":
+            assert_calls_are_valid(choice.message.tool_calls)
+        else:
+            assert choice.message.content
+            assert choice.message.tool_calls is None
+
+
+def test_a_streamed_call_is_the_plain_one(client):
+    options = {"tools": TOOLS, "tool_choice": "required", "seed": 5, "temperature": 1, "max_tokens": 1_000}
+    plain = ask(client, LOGS, **options).choices[0].message.tool_calls
+    with client.chat.completions.stream(model="gemma3n", messages=LOGS, **options) as stream:
+        told = [event.type for event in stream]
+        streamed = stream.get_final_completion().choices[0]
+    assert "tool_calls.function.arguments.delta" in told
+    assert told.count("tool_calls.function.arguments.done") == len(plain)
+    assert streamed.finish_reason == "tool_calls"
+    assert [
+        call.function.model_dump(exclude={"parsed_arguments"}) for call in streamed.message.tool_calls
+    ] == [call.function.model_dump() for call in plain]
+
+
+def test_a_result_is_read_and_answered_in_text(client):
+    question = [{"role": "user", "content": "How warm is the board?"}]
+    options = {"tools": TOOLS, "parallel_tool_calls": False}
+    message = ask(client, question, **options, tool_choice="required").choices[0].message
+    (call,) = message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "content": "41"}
+    history = [*question, message.model_dump(exclude_none=True), result]
+    (choice,) = ask(client, history, tools=TOOLS, tool_choice="none").choices
+    assert choice.finish_reason in ("stop", "length")
+    assert choice.message.content
+    longer = ask(client, history, tools=TOOLS)
+    assert longer.usage.prompt_tokens > ask(client, question, tools=TOOLS).usage.prompt_tokens
+
+
 def bad_requests():
     picture = wire.image_part(Image.new("RGB", (64, 64), "white"))
     url = picture["image_url"]["url"]
@@ -322,7 +413,9 @@ def bad_requests():
         ({"messages": LOGS, "temperature": "hot"}, 400, None, "temperature"),
         ({"messages": LOGS, "temperature": 3}, 400, None, "temperature"),
         ({"messages": LOGS, "n": 9}, 400, None, "n"),
-        ({"messages": LOGS, "tools": [{}]}, 400, "unsupported_parameter", "tools"),
+        ({"messages": LOGS, "tools": [{}]}, 400, None, "tools[0].type"),
+        ({"messages": LOGS, "tool_choice": "required"}, 400, None, "tool_choice"),
+        ({"messages": LOGS, "functions": [{}]}, 400, "unsupported_parameter", "functions"),
         ({"messages": LOGS, "logit_bias": {"99999999": 1}}, 400, None, "logit_bias"),
         ({"messages": LOGS, "top_logprobs": 2}, 400, None, "top_logprobs"),
         (

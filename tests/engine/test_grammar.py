@@ -93,7 +93,7 @@ def accepts(grammar: Grammar, answer: bytes) -> bool:
                     for kind in ("cat", "dog")
                 },
             },
-            ['{"kind": "cat"}', '{"kind":"dog"}'],
+            ['{"kind": "cat"}', '{"kind": "dog"}'],
             ['{"kind": "cow"}', "{}"],
         ),
     ],
@@ -110,7 +110,9 @@ def test_an_answer_can_be_what_the_grammar_says_and_nothing_else(
 
 def test_white_space_in_json_cannot_go_on_for_ever() -> None:
     anything = grammar("json_schema", {"type": "object"})
+    assert accepts(anything, b'{"a": 1, "b": [2, 3]}')
     assert not accepts(anything, b'{"a":  1}')
+    assert not accepts(anything, b'{"a":1}')
     assert not accepts(anything, b'{"a": 1,\n"b": 2}')
 
 

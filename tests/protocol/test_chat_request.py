@@ -23,6 +23,13 @@ def parts(*contents: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(contents)}]
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name} | fields}
+
+
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "model"),
     ({"model": ""}, "model"),
@@ -111,6 +118,34 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"structured_outputs": {"choice": ["a"], "regex": "a"}}, "structured_outputs"),
     ({"structured_outputs": {"json": {}}, "response_format": {"type": "json_object"}}, "structured_outputs"),
     ({"structured_outputs": {"json_object": True}, "ignore_eos": True}, "ignore_eos"),
+    ({"tools": {}}, "tools"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type"),
+    ({"tools": [tool("a b")]}, "tools[0].function.name"),
+    ({"tools": [tool("a", parameters=[])]}, "tools[0].function.parameters"),
+    ({"tools": [tool("a"), tool("b"), tool("a")]}, "tools[2].function.name"),
+    ({"tools": [tool(f"t{i}") for i in range(129)]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": "maybe", "tools": [tool("a")]}, "tool_choice"),
+    ({"tool_choice": 5, "tools": [tool("a")]}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}, "tools": [tool("a")]}, "tool_choice.function"),
+    ({"tool_choice": {"type": "allowed_tools"}, "tools": [tool("a")]}, "tool_choice.type"),
+    (
+        {"tool_choice": {"type": "function", "function": {"name": "b"}}, "tools": [tool("a")]},
+        "tool_choice.function.name",
+    ),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"tools": [tool("a")], "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"tools": [tool("a")], "ignore_eos": True}, "ignore_eos"),
+    ({"messages": [HELLO, {"role": "tool", "content": "5"}]}, "messages[1].tool_call_id"),
+    ({"messages": [HELLO | {"tool_call_id": "call_1"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "tool", "tool_call_id": "call_1"}]}, "messages[0].content"),
+    ({"messages": [HELLO | {"tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f"}}]}]},
+        "messages[0].tool_calls[0].function.arguments",
+    ),
 ]
 
 
@@ -122,10 +157,6 @@ def test_a_value_that_cannot_be_is_refused_by_its_path(fields: dict[str, Any], p
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
-    ({"tools": [{"type": "function"}]}, "tools"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"tool_choice": {"type": "function"}}, "tool_choice"),
-    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
     ({"functions": [{}]}, "functions"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {"voice": "alloy"}}, "audio"),
@@ -152,16 +183,10 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"prompt_logprobs": 0}, "prompt_logprobs"),
     ({"stop_token_ids": [1]}, "stop_token_ids"),
     ({"use_beam_search": True}, "use_beam_search"),
-    ({"messages": [HELLO, {"role": "tool", "content": "5"}]}, "messages[1].role"),
-    (
-        {"messages": [HELLO, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
-        "messages[1].tool_calls",
-    ),
     (
         {"messages": [HELLO, {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}]},
         "messages[1].audio",
     ),
-    ({"messages": [HELLO, HELLO | {"tool_call_id": "call_1"}]}, "messages[1].tool_call_id"),
 ]
 
 
@@ -178,6 +203,20 @@ def test_what_is_not_there_yet_is_named_rather_than_ignored(fields: dict[str, An
     [
         {"n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0},
         {"logit_bias": {}, "logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}},
+        {
+            "tools": [tool("a")],
+            "structured_outputs": {"regex": "a"},
+            "tool_choice": "none",
+            "ignore_eos": None,
+        },
+        {"tools": [tool("a", strict=True)], "response_format": {"type": "json_object"}},
+        {
+            "messages": [
+                HELLO,
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "5"}]},
+            ]
+        },
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "modalities": ["text"]},
         {"n": None, "tools": None, "stop": None, "stream_options": None, "temperature": None},
         {"bad_words": [], "best_of": 1, "echo": False, "grammar": "", "guided_json": None, "min_tokens": 0},

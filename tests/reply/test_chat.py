@@ -4,7 +4,15 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from gemma3n_appliance.engine.events import Event, Finished, FinishReason, ScoredToken, Started, TextDelta
+from gemma3n_appliance.engine.events import (
+    CallDelta,
+    Event,
+    Finished,
+    FinishReason,
+    ScoredToken,
+    Started,
+    TextDelta,
+)
 from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.chat import Reply, chunks, complete
 
@@ -172,3 +180,44 @@ def test_logprobs_are_written_as_openai_does():
     assert plain(events, has_logprobs=True)["choices"][0]["logprobs"] == wanted
     chunks = streamed(events, has_logprobs=True)
     assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None, wanted, None]
+
+
+CALLS = (
+    Started(7, 2),
+    CallDelta(0, 3, "call_a", "get"),
+    CallDelta(0, 4, arguments='{"a":'),
+    CallDelta(0, 5, arguments=" 1}"),
+    CallDelta(1, 8, "call_b", "put"),
+    CallDelta(1, 9, arguments="{}"),
+    Finished(FinishReason.TOOL_CALLS, 10),
+)
+
+
+def test_calls_are_a_message_without_content():
+    (choice,) = plain(CALLS)["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [
+            {"id": "call_a", "type": "function", "function": {"name": "get", "arguments": '{"a": 1}'}},
+            {"id": "call_b", "type": "function", "function": {"name": "put", "arguments": "{}"}},
+        ],
+    }
+
+
+def test_a_stream_names_a_call_first_and_then_tells_its_arguments():
+    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(CALLS)]
+    named = {"id": "call_a", "type": "function", "function": {"name": "get", "arguments": ""}}
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[1] == {"tool_calls": [{"index": 0} | named]}
+    assert deltas[2] == {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]}
+    assert deltas[4]["tool_calls"][0]["index"] == 1
+    assert deltas[6] == {}
+
+
+def test_a_text_beside_calls_stays():
+    (choice,) = plain((CALLS[0], TextDelta("Wait.", 1), *CALLS[1:]))["choices"]
+    assert choice["message"]["content"] == "Wait."
+    assert len(choice["message"]["tool_calls"]) == 2
