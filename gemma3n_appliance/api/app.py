@@ -14,6 +14,7 @@ from .chat import ChatResource
 from .disconnect import ASGIApp, CancelOnDisconnect
 from .health import HealthResource
 from .models import ModelNames, ModelsResource
+from .tokens import TokensResource
 
 
 class Lifespan(Protocol):
@@ -37,6 +38,9 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     app.add_route("/v1/chat/completions", ChatResource(settings, engine, prompts, names))
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
+    tokens = TokensResource(settings, engine, prompts, names)
+    app.add_route("/tokenize", tokens, suffix="tokenize")
+    app.add_route("/detokenize", tokens, suffix="detokenize")
     app.add_route("/health", health)
     app.add_route("/health/ready", health, suffix="ready")
     return AccessLog(CancelOnDisconnect(app))

@@ -21,11 +21,13 @@ NUM_AUDIO_TOKENS = 188
 class PromptFiles:
     """A checkpoint, as far as prompts are concerned; ``top_k`` and ``top_p`` are its own defaults.
 
-    ``resize`` is None where the image processor takes pictures of any size.
+    ``bos_token`` begins a prompt that has no template; empty where there is none. ``resize`` is None where
+    the image processor takes pictures of any size.
     """
 
     template: ChatTemplate
     tokenizer: PromptTokenizer
+    bos_token: str
     resize: Resize | None
     num_image_tokens: int
     num_audio_tokens: int
@@ -60,6 +62,7 @@ def read(directory: Path) -> PromptFiles:
     return PromptFiles(
         template=ChatTemplate(_template(directory, config), named),
         tokenizer=PromptTokenizer(_tokenizer(directory / "tokenizer.json"), (image, audio)),
+        bos_token=named.get("bos_token", ""),
         resize=_resize(directory),
         num_image_tokens=num_image_tokens,
         num_audio_tokens=num_audio_tokens,

@@ -13,6 +13,7 @@ from .conversation import Clip, Conversation, Picture, from_messages
 from .encoded import from_base64, from_data_url
 from .sampling import check_prompt, max_tokens, sampling
 from .structured import grammar
+from .template import only
 from .tools import instructions
 
 
@@ -44,10 +45,7 @@ class Prompts:
             GrammarError: the answer cannot be kept to what the request describes.
             InvalidRequestError: media are broken, too large, or not for this model.
         """
-        functions = body.functions_to_call
-        conversation = from_messages(
-            body.messages, instructions(functions, parallel=body.may_call_in_parallel)
-        )
+        conversation = _conversation(body)
         media = conversation.media
         _check_senses(media, model)
         _check_biases(body, len(model.pieces))
@@ -70,7 +68,7 @@ class Prompts:
             num_choices=body.num_choices,
             num_top_logprobs=body.num_top_logprobs,
             grammar=form,
-            tools=tuple(function.name for function in functions),
+            tools=tuple(function.name for function in body.functions_to_call),
         )
         return Prompt(
             request,
@@ -78,11 +76,35 @@ class Prompts:
             num_audio_tokens=self.files.num_audio_tokens * _count(decoded, Audio),
         )
 
+    def chat_tokens(self, body: ChatCompletionRequest, model: LoadedModel) -> list[int]:
+        """Returns what a conversation becomes; its pictures and clips are not looked at.
+
+        Raises:
+            ContextLengthError: it cannot fit, however it is encoded.
+            InvalidRequestError: media are not for this model.
+        """
+        conversation = _conversation(body)
+        _check_senses(conversation.media, model)
+        return self._encoded(conversation, model.runner.max_context)
+
+    def text_tokens(self, text: str, model: LoadedModel, *, with_bos: bool) -> list[int]:
+        """Returns a text's tokens, none of them control tokens, after the one that begins prompts.
+
+        Raises:
+            ContextLengthError: it cannot fit, however it is encoded.
+        """
+        fewest = self.files.tokenizer.fewest_tokens(len(text))
+        check_prompt(fewest, model.runner.max_context, param="prompt", qualifier="at least ")
+        return self.files.tokenizer.encode(only(text, self.files.bos_token if with_bos else ""))
+
+    def _encoded(self, conversation: Conversation, context: int) -> list[int]:
+        check_prompt(self._fewest_tokens(conversation), context, qualifier="at least ")
+        return self.files.tokenizer.encode(self.files.template.render(conversation))
+
     def _tokens(
         self, body: ChatCompletionRequest, conversation: Conversation, context: int
     ) -> tuple[tuple[int, ...], int]:
-        check_prompt(self._fewest_tokens(conversation), context, qualifier="at least ")
-        token_ids = self.files.tokenizer.encode(self.files.template.render(conversation))
+        token_ids = self._encoded(conversation, context)
         limit = max_tokens(
             body,
             num_prompt_tokens=len(token_ids),
@@ -106,6 +128,11 @@ class Prompts:
             return audio.decode(from_base64(media.data, media.param), media.param)
         content = from_data_url(media.url, media.param)
         return images.decode(content, self._settings.max_image_pixels, self.files.resize, media.param)
+
+
+def _conversation(body: ChatCompletionRequest) -> Conversation:
+    functions = instructions(body.functions_to_call, parallel=body.may_call_in_parallel)
+    return from_messages(body.messages, functions)
 
 
 def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:

@@ -40,13 +40,15 @@ def max_tokens(body: ChatCompletionRequest, *, num_prompt_tokens: int, context: 
     return asked
 
 
-def check_prompt(num_prompt_tokens: int, context: int, *, qualifier: str = "") -> None:
+def check_prompt(
+    num_prompt_tokens: int, context: int, *, param: str = "messages", qualifier: str = ""
+) -> None:
     """Raises ContextLengthError where not one token more would fit; ``qualifier`` goes before the count."""
     if num_prompt_tokens >= context:
         raise ContextLengthError(
-            f"This model's context is {context} tokens, but the messages take "
-            f"{qualifier}{num_prompt_tokens}. Shorten the messages.",
-            param="messages",
+            f"This model's context is {context} tokens, but '{param}' takes "
+            f"{qualifier}{num_prompt_tokens}. Shorten it.",
+            param=param,
         )
 
 

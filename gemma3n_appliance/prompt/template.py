@@ -38,6 +38,12 @@ class Rendered:
         return text if mark[3] else text.rstrip()
 
 
+def only(text: str, begin: str) -> Rendered:
+    """Returns a prompt that is a text as it is, after the control tokens that ``begin`` it."""
+    texts: list[str] = []
+    return Rendered(begin + _mark(text, texts), tuple(texts))
+
+
 class ChatTemplate:
     """A chat template, compiled in the sandbox and with the names that transformers gives it."""
 
