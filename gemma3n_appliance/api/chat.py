@@ -52,6 +52,7 @@ class ChatResource:
             num_audio_tokens=prompt.num_audio_tokens,
             num_choices=body.num_choices,
             has_logprobs=bool(body.logprobs),
+            may_call=bool(body.functions_to_call),
             has_usage=body.includes_usage,
             has_usage_so_far=body.includes_usage_so_far,
         )

@@ -50,7 +50,7 @@ class ToolCalls:
         self.num_swallowed = 0
 
     def feed(self, text: str) -> list[Piece]:
-        """Returns what the text holds; nothing is a call's beginning and an answer's text.
+        """Returns what the text holds, as soon as it can be told what that is.
 
         ``num_swallowed`` counts the characters that are not given out as text.
         """
@@ -64,8 +64,10 @@ class ToolCalls:
 
     def flush(self) -> list[Piece]:
         """Returns what was held back, now that nothing follows; half the head of another call is nothing."""
+        if self.num_calls:
+            self._swallow(len(self._held))
         rest, self._held = self._held, ""
-        return [rest] if rest and not self.num_calls else []
+        return [rest] if rest else []
 
     def _next(self) -> Piece | None:
         """Returns the next piece of what is held, or None until there is more."""

@@ -53,17 +53,19 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
         known = pieces.read(tokenizer, config.get_text_config().vocab_size)
         control_tokens = pieces.control_tokens(tokenizer)
         eos_token_ids = _eos_token_ids(directory, config, tokenizer)
+        # Before the runner, whose cache takes what memory is left.
+        grammars = Grammars(
+            known,
+            control_tokens,
+            eos_token_ids,
+            lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        )
         loaded = LoadedModel(
             runner=_runner(parts, settings),
             pieces=known,
             control_tokens=control_tokens,
             eos_token_ids=eos_token_ids,
-            grammars=Grammars(
-                known,
-                control_tokens,
-                eos_token_ids,
-                lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
-            ),
+            grammars=grammars,
             device=str(device),
             num_bytes_left_on_disk=parts.num_bytes_left_on_disk,
             has_vision=parts.encoder is not None,

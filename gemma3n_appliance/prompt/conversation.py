@@ -86,8 +86,11 @@ def from_messages(messages: Sequence[Message], tools: str = "") -> Conversation:
 
 
 def _turns(messages: Sequence[Message], first: int) -> Iterator[Turn]:
-    names = {call.id: call.function.name for message in messages for call in message.tool_calls or ()}
-    said = ((_role(messages[i]), _parts(messages[i], i, names)) for i in range(first, len(messages)))
+    names: dict[str, str] = {}  # of the functions, by the ids of their last calls
+    said = []
+    for index in range(first, len(messages)):
+        names |= {call.id: call.function.name for call in messages[index].tool_calls or ()}
+        said.append((_role(messages[index]), _parts(messages[index], index, names)))
     for role, neighbours in groupby(said, key=lambda each: each[0]):
         yield Turn(role, _merge(parts for _, parts in neighbours))
 
@@ -137,7 +140,7 @@ def _parts(message: Message, index: int, names: Mapping[str, str]) -> list[Part]
     if message.role == "tool":
         said = "\n".join(part.text for part in content if isinstance(part, Text))
         seen = [part for part in content if not isinstance(part, Text)]
-        return [Text(result_text(names.get(message.tool_call_id or "", "tool"), said)), *seen]
+        return [Text(result_text(names.get(message.tool_call_id or "", message.name or "tool"), said)), *seen]
     return content
 
 

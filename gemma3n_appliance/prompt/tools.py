@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import from_json
+
 from ..engine.grammar import JSON_STYLE
 from ..engine.tool_calls import END, SEPARATOR, head
 from ..protocol.tools import FunctionDefinition
@@ -23,6 +25,10 @@ you MUST put it in the format of
 _SEVERAL = "If you need several calls, put each on a line of its own.\n"
 _NOTHING_ELSE = "You SHOULD NOT include any other text in the response if you call a function\n"
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+# What an answer by a schema must not have, because a call has it.
+_IS_NO_CALL: dict[str, Any] = {"properties": {"parameters": False}}
+# Beside these, what a schema lists is not all there is.
+_ADD_PROPERTIES = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties"}
 # Told from a call by its first character: an answer in text begins with none that JSON, or a fence around it,
 # could begin with.
 _FREE_TEXT = r"/[^{\[`\s](.|\n)*/"
@@ -37,8 +43,8 @@ def instructions(functions: Sequence[FunctionDefinition], *, parallel: bool) -> 
 
 
 def call_text(name: str, arguments: str) -> str:
-    """Returns a call as the model wrote it."""
-    return f"{head(name)}{arguments}{END}"
+    """Returns a call as the model writes it, whoever wrote its arguments and how."""
+    return f"{head(name)}{_written_anew(arguments)}{END}"
 
 
 def result_text(name: str, result: str) -> str:
@@ -51,9 +57,11 @@ def grammar(
 ) -> str:
     """Returns the form of an answer, in Lark: calls, or unless it ``must_call`` a text.
 
-    ``answer`` is the schema of that text, if it has one.
+    ``answer`` is the schema of that text, if it has one; an object by it cannot have ``parameters``, by which
+    it would be taken for a call. What llguidance does not know of a schema, a function that is not ``strict``
+    goes without.
     """
-    text = _FREE_TEXT if answer is None else _json(answer)
+    text = _FREE_TEXT if answer is None else _json({"allOf": [{"$id": "urn:answer"} | answer, _IS_NO_CALL]})
     more = f" ({json.dumps(SEPARATOR)} call){{0,{MAX_CALLS - 1}}}" if parallel else ""
     return "\n".join(
         [
@@ -67,10 +75,18 @@ def grammar(
 
 
 def parameters(function: FunctionDefinition) -> dict[str, Any]:
-    """Returns the schema of a function's arguments; what it does not name is none of them."""
-    schema = _NO_PARAMETERS if function.parameters is None else function.parameters
-    closed = {"additionalProperties": False} if "properties" in schema else {}
-    return {"type": "object"} | closed | schema
+    """Returns the schema of a function's arguments; where it lists them, there are no others."""
+    schema = function.parameters or _NO_PARAMETERS
+    is_list = "properties" in schema and not schema.keys() & _ADD_PROPERTIES
+    return {"type": "object"} | ({"additionalProperties": False} if is_list else {}) | schema
+
+
+def _written_anew(arguments: str) -> str:
+    try:
+        known = from_json(arguments) if arguments.strip() else {}
+    except ValueError:
+        known = arguments  # a string in JSON, whatever it holds
+    return json.dumps(known, ensure_ascii=False)
 
 
 def _described(function: FunctionDefinition) -> dict[str, Any]:
@@ -89,8 +105,9 @@ def _call_rule(index: int, function: FunctionDefinition) -> str:
         "required": [*properties],
         "additionalProperties": False,
     }
-    return f"call_{index}: {_json(schema)}"
+    return f"call_{index}: {_json(schema, is_lenient=function.strict is not True)}"
 
 
-def _json(schema: dict[str, Any]) -> str:
-    return "%json " + json.dumps(schema | {"x-guidance": JSON_STYLE}, ensure_ascii=False)
+def _json(schema: dict[str, Any], *, is_lenient: bool = False) -> str:
+    options = JSON_STYLE | ({"lenient": True} if is_lenient else {})
+    return "%json " + json.dumps(schema | {"x-guidance": options}, ensure_ascii=False)

@@ -119,10 +119,13 @@ class ToolCallDelta(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds; a field it does not add to is absent."""
+    """What a chunk adds; a field it does not add to is absent.
+
+    ``content`` is null at the beginning of an answer that may turn out to be calls.
+    """
 
     role: Literal["assistant"] = "assistant"
-    content: str = ""
+    content: str | None = ""
     tool_calls: list[ToolCallDelta] | None = None
 
 

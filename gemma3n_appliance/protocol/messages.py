@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from .tools import ToolCall
+from .tools import MAX_TOOLS, ToolCall
 from .wire import WireModel
 
 MAX_PARTS = 1_000
@@ -104,13 +104,13 @@ Content = Annotated[
 
 
 class Message(WireModel):
-    """One message; ``name`` is accepted without effect."""
+    """One message; ``name`` says which tool said it where no call does, and has no effect elsewhere."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     audio: Any = None
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall] | None, Field(max_length=MAX_TOOLS, fail_fast=True)] = None
     tool_call_id: str | None = None
     function_call: Any = None

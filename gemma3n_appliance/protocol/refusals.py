@@ -111,11 +111,17 @@ def _check_structure(request: ChatFields) -> None:
 
 
 def _check_tools(request: ChatFields) -> None:
-    names = [tool.function.name for tool in request.tools or ()]
+    tools = request.tools or []
+    names = [tool.function.name for tool in tools]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise InvalidRequestError(
                 f"There are two functions '{name}'.", param=f"tools[{index}].function.name"
+            )
+        if (tools[index].function.parameters or {}).get("type", "object") != "object":
+            raise InvalidRequestError(
+                "The parameters of a function are an object.",
+                param=f"tools[{index}].function.parameters.type",
             )
     choice = request.tool_choice
     if isinstance(choice, NamedToolChoice) and choice.function.name not in names:

@@ -66,7 +66,8 @@ class StructuredOutputs(WireModel):
     json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
     regex: Annotated[str, Field(min_length=1)] | None = None
     choice: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None, Field(min_length=1, max_length=MAX_CHOICES_TO_PICK)
+        list[Annotated[str, Field(min_length=1)]] | None,
+        Field(min_length=1, max_length=MAX_CHOICES_TO_PICK, fail_fast=True),
     ] = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
     json_object: bool | None = None

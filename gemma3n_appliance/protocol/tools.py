@@ -58,7 +58,7 @@ ToolChoice = Annotated[
 
 
 class FunctionCall(WireModel):
-    """What was called; ``arguments`` is JSON as the model wrote it."""
+    """What was called; ``arguments`` should be JSON."""
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str

@@ -47,6 +47,7 @@ class Reply:
     num_audio_tokens: int = 0
     num_choices: int = 1
     has_logprobs: bool = False
+    may_call: bool = False
     has_usage: bool = False
     has_usage_so_far: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
@@ -67,7 +68,7 @@ class Reply:
 
     def chunk(self, event: Event, tally: "Tally") -> ChatCompletionChunk:
         """Returns the chunk that tells of an event."""
-        chunk = self._chunk([_choice_of(event)])
+        chunk = self._chunk([_choice_of(event, may_call=self.may_call)])
         if not self.has_usage:
             return chunk
         return chunk.model_copy(update={"usage": self.usage(tally) if self.has_usage_so_far else None})
@@ -158,12 +159,12 @@ async def complete(events: Events, reply: Reply) -> ChatCompletion:
     return reply.completion(choices, tally)
 
 
-def _choice_of(event: Event) -> ChunkChoice:
-    """Returns what an event adds to its choice."""
+def _choice_of(event: Event, *, may_call: bool) -> ChunkChoice:
+    """Returns what an event adds to its choice, which may have no text where it ``may_call`` tools."""
     delta, logprobs, reason = Delta(), None, None
     match event:
         case Started():
-            delta = Delta(role="assistant", content="")
+            delta = Delta(role="assistant", content=None if may_call else "")
         case TextDelta():
             delta = Delta(content=event.text)
             logprobs = _logprobs(event.logprobs) if event.logprobs else None

@@ -141,3 +141,11 @@ def test_all_tokens_of_a_call_have_their_logprobs():
     scored = list(itertools.chain.from_iterable(delta.logprobs for delta in deltas))
     assert scored == [ScoredToken(character, character.encode(), -0.5) for character in text]
     assert not any(delta.text for delta in deltas)
+
+
+def test_the_tokens_of_half_a_call_have_their_logprobs_too():
+    text = "\n".join([call("get", "{}"), '{"name": "ge'])
+    fields = {"tools": NAMES, "num_top_logprobs": 0, "max_tokens": len(text)}
+    events = events_of(text, logprobs=Logprobs(-0.5, ()), **fields)
+    assert events[-1].reason is FinishReason.LENGTH
+    assert sum(len(event.logprobs) for event in events if isinstance(event, TextDelta)) == len(text)

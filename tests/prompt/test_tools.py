@@ -14,7 +14,7 @@ from gemma3n_appliance.protocol.wire import parse
 from tests.fakes import checkpoint
 
 from .conftest import model
-from .test_structured import accepts
+from .test_structured import accepts, by_schema
 
 TOKENIZER = checkpoint.tokenizer()
 GET = {
@@ -78,7 +78,22 @@ def text_of(prompt: Prompt) -> str:
             [DO_REBOOT],
             [GET_CPU, "Yes.", f"{DO_REBOOT}\n{DO_REBOOT}"],
         ),
-        ({"response_format": {"type": "json_object"}}, ['{"answer": 1}', GET_CPU, "{}"], ["Yes.", "[1]"]),
+        (
+            {"response_format": {"type": "json_object"}},
+            ['{"answer": 1}', '{"name": "reboot", "parameter": 5}', GET_CPU, "{}", f"{GET_CPU}\n{DO_REBOOT}"],
+            [
+                "Yes.",
+                "[1]",
+                '{"name": "reboot", "parameters": 5}',
+                '{"name": "get_temperature", "parameters": {"sensor": "disk"}}',
+                '{"name": "reboot", "parameters": {}, "more": 2}',
+            ],
+        ),
+        (
+            {"response_format": by_schema({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}})},
+            ["5", DO_REBOOT],
+            ["{}", "Yes."],
+        ),
         (
             {"response_format": {"type": "json_object"}, "tool_choice": "required"},
             [GET_CPU],
@@ -113,6 +128,56 @@ def test_parameters_may_refer_to_each_other_and_take_nothing_else(prompts: Promp
     assert not accepts(request.grammar, call('{"first": {}}'))
 
 
+def test_parameters_may_come_from_several_schemas(prompts: Prompts):
+    either = [{"properties": {name: {"type": "null"}}, "required": [name]} for name in ("b", "c")]
+    schema = {"properties": {"a": {"type": "integer"}}, "required": ["a"], "anyOf": either}
+    grammar = prompt_of(prompts, {"name": "f", "parameters": schema}).request.grammar
+    assert accepts(grammar, '{"name": "f", "parameters": {"a": 1, "c": null}}')
+    assert not accepts(grammar, '{"name": "f", "parameters": {"a": 1}}')
+
+
+def test_what_llguidance_does_not_know_a_function_goes_without_unless_it_is_strict(prompts: Prompts):
+    schema = {"properties": {"a": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}}
+    function = {"name": "f", "parameters": schema}
+    grammar = prompt_of(
+        prompts, function, function | {"name": "g", "parameters": {"not": {}}}
+    ).request.grammar
+    assert accepts(grammar, '{"name": "f", "parameters": {"a": [1, 1]}}')
+    assert not accepts(grammar, '{"name": "f", "parameters": {"a": ["x"]}}')
+    assert accepts(grammar, '{"name": "g", "parameters": {"a": 1}}')
+
+
+@pytest.mark.parametrize(
+    ("sent", "read_back"),
+    [
+        ("", "{}"),
+        (" {} ", "{}"),
+        ('{"a":[1,{"b":"ü"}]}', '{"a": [1, {"b": "ü"}]}'),
+        ("not JSON", '"not JSON"'),
+        ("}\n", '"}\\n"'),
+    ],
+)
+def test_arguments_are_read_back_in_the_form_that_calls_have(sent: str, read_back: str):
+    turns = read({"role": "user", "content": "x"}, called(("1", "f", sent)))
+    assert turns[1] == ("assistant", [f'{{"name": "f", "parameters": {read_back}}}'])
+
+
+def test_a_result_has_the_name_of_the_call_before_it_or_its_own():
+    turns = read(
+        {"role": "user", "content": "x"},
+        called(("0", "first", "{}")),
+        {"role": "tool", "tool_call_id": "0", "content": "1"},
+        called(("0", "second", "{}")),
+        {"role": "tool", "tool_call_id": "0", "content": "2"},
+        {"role": "tool", "tool_call_id": "9", "name": "weather", "content": "3"},
+    )
+    assert [turn[1] for turn in turns if turn[0] == "user"] == [
+        ["x"],
+        ["```tool_output\nfirst: 1\n```"],
+        ["```tool_output\nsecond: 2\n```\n\n```tool_output\nweather: 3\n```"],
+    ]
+
+
 def test_the_model_is_told_of_its_functions_after_the_system_message(prompts: Prompts):
     text = text_of(prompt_of(prompts, GET, REBOOT))
     system, functions, question = (text.index(part) for part in ("Be brief.", "You have access", "How warm?"))
@@ -138,12 +203,12 @@ def test_only_functions_that_may_be_called_are_told_of(prompts: Prompts):
     ("functions", "fields", "param"),
     [
         (
-            [GET, {"name": "a", "parameters": {"properties": {"x": {"not": {}}}}}],
+            [GET, {"name": "a", "strict": True, "parameters": {"properties": {"x": {"not": {}}}}}],
             {},
             "tools[1].function.parameters.properties.x",
         ),
         (
-            [{"name": "a", "parameters": {"type": "array", "contains": {}}}],
+            [{"name": "a", "parameters": {"minProperties": 3, "maxProperties": 2}}],
             {},
             "tools[0].function.parameters",
         ),
@@ -151,6 +216,12 @@ def test_only_functions_that_may_be_called_are_told_of(prompts: Prompts):
             [GET],
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"if": {}}}}},
             "response_format.json_schema.schema",
+        ),
+        ([GET], {"response_format": by_schema({"type": "object", "required": ["parameters"]})}, "tools"),
+        (
+            [REBOOT | {"strict": True, "parameters": {"uniqueItems": True}}],
+            {},
+            "tools[0].function.parameters",
         ),
     ],
 )

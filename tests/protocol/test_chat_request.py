@@ -123,6 +123,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type"),
     ({"tools": [tool("a b")]}, "tools[0].function.name"),
     ({"tools": [tool("a", parameters=[])]}, "tools[0].function.parameters"),
+    ({"tools": [tool("a", parameters={"type": "array"})]}, "tools[0].function.parameters.type"),
     ({"tools": [tool("a"), tool("b"), tool("a")]}, "tools[2].function.name"),
     ({"tools": [tool(f"t{i}") for i in range(129)]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
@@ -315,3 +316,22 @@ def test_one_fault_among_many_messages_is_found_without_listing_the_rest():
     with pytest.raises(InvalidRequestError) as refused:
         read(messages=[{"role": "wizard"}] * 100_000)
     assert refused.value.param == "messages[0].role"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [HELLO | {"role": "assistant", "tool_calls": [0] * 1_000_000}]},
+        {"tools": [0] * 1_000_000},
+        {"structured_outputs": {"choice": [0] * 1_000_000}},
+    ],
+    ids=["tool_calls", "tools", "choice"],
+)
+def test_a_million_faults_are_not_looked_at_one_by_one(fields: dict[str, Any]):
+    raw = json.dumps({"model": "m", "messages": [HELLO]} | fields).encode()
+    tracemalloc.start()
+    with pytest.raises(InvalidRequestError):
+        parse(raw, ChatCompletionRequest)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * 2**20

@@ -208,9 +208,9 @@ def test_calls_are_a_message_without_content():
 
 
 def test_a_stream_names_a_call_first_and_then_tells_its_arguments():
-    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(CALLS)]
+    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(CALLS, may_call=True)]
     named = {"id": "call_a", "type": "function", "function": {"name": "get", "arguments": ""}}
-    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[0] == {"role": "assistant", "content": None}
     assert deltas[1] == {"tool_calls": [{"index": 0} | named]}
     assert deltas[2] == {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]}
     assert deltas[4]["tool_calls"][0]["index"] == 1
