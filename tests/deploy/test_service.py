@@ -276,7 +276,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_ever_later(board: Machine)
     board.shell("echo MODEL_NAME=/models/broken >>/etc/gemma3n/gemma3n.env")
     try:
         board.run("systemctl", "restart", "--no-block", API)
-        wait_until(lambda: wait_of(board) == "20" and "waits 20 s" in status_of(board, API), timeout_s=90)
+        wait_until(lambda: wait_of(board) == "20" and "waits 20 s" in status_of(board, API), timeout_s=240)
         assert number_of_restarts(board) == 3
         assert board.property_of(API, "ActiveState") == "activating"
         assert "model_load_failed" in board.journal(API)
