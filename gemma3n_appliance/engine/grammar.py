@@ -9,13 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import structlog
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
-from ..errors import GrammarError
+from ..errors import EngineError, GrammarError
 
 if TYPE_CHECKING:  # a name of the stub's alone
     from llguidance._lib import JsonCompileOptions
+
+log = structlog.get_logger(__name__)
 
 # What may stand in a JSON string takes longest to find, unless it was looked through before. Each of these
 # takes as much memory as all tokens together, so there is one.
@@ -77,13 +80,16 @@ class Guide:
             self._coming = self._pool.submit(self._after, token_id)
 
     def _after(self, token_id: int) -> bytes:
-        self._matcher.consume_token(token_id)
         try:
+            self._matcher.consume_token(token_id)
             return _mask(self._matcher)
         except GrammarError as error:
             raise GrammarError(
                 f"The grammar of the answer has become too much to keep to: {error.message}. Simplify it."
             ) from None
+        except BaseException as error:  # panics of libraries written in Rust are no Exception
+            log.error("grammar_failed", exc_info=error)
+            raise EngineError("The grammar of the answer failed. Simplify it.") from None
 
 
 class Grammar:

@@ -2,6 +2,7 @@ import json
 import random
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gemma3n_appliance.engine.grammar import Grammar, Grammars, GrammarSource, Guide
-from gemma3n_appliance.errors import GrammarError
+from gemma3n_appliance.errors import EngineError, GrammarError
 from tests.fakes.runner import EOS, GRAMMARS
 
 CONTROL = 257
@@ -226,6 +227,21 @@ def test_a_grammar_that_becomes_too_much_midway_says_so() -> None:
 
     with pytest.raises(GrammarError, match=r"has become too much to keep to: [^<]+\. Simplify it"):
         go_on()
+
+
+def test_a_panic_in_the_library_is_the_request_s_own_end() -> None:
+    class Panic(BaseException):
+        pass
+
+    class Panicking:
+        def consume_token(self, token_id: int) -> None:
+            raise Panic
+
+    with ThreadPoolExecutor(1) as pool:
+        guide = Guide(Panicking(), b"", frozenset(), pool)
+        guide.accept(1)
+        with pytest.raises(EngineError, match="grammar of the answer failed"):
+            guide.allowed(TIMEOUT_S)
 
 
 def test_a_grammar_is_compiled_once() -> None:
