@@ -12,7 +12,7 @@ class DecodeRate:
         self._steps: deque[tuple[int, float]] = deque(maxlen=NUM_STEPS)
 
     def record(self, num_tokens: int, step_s: float) -> None:
-        """Notes a step that gave so many tokens, one for each of its slots."""
+        """Notes a step that gave so many tokens, at most one for each of its slots."""
         self._steps.append((num_tokens, step_s))
 
     @property

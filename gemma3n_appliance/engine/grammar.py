@@ -4,8 +4,8 @@ import concurrent.futures
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ import structlog
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
-from ..errors import EngineError, GrammarError
+from ..errors import ApplianceError, EngineError, GrammarError
 
 if TYPE_CHECKING:  # a name of the stub's alone
     from llguidance._lib import JsonCompileOptions
@@ -29,10 +29,13 @@ JSON_STYLE: "JsonCompileOptions" = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-# Their defaults hold one step to some tens of milliseconds.
-_LIMITS = LLParserLimits(verbose_errors=False)
-_NUM_KEPT = 32
-_NUM_THREADS = 4
+# A schema can ask for other things than these itself, but not that its words be passed over.
+_STRICT: "JsonCompileOptions" = {"lenient": False}
+# Their other defaults hold a step to some tens of milliseconds, and the first of thousands of properties to a
+# quarter of a second. A state takes 1.4 kB, and stays as long as its grammar is kept; a character of a string
+# of limited length takes two.
+_LIMITS = LLParserLimits(verbose_errors=False, max_lexer_states=40_000)
+_NUM_KEPT = 8
 _LONGEST_COMPLAINT = 300
 
 
@@ -50,39 +53,42 @@ class GrammarSource:
 
 
 class Guide:
-    """Where one answer stands in its grammar."""
+    """Where one answer stands in its grammar.
 
-    def __init__(
-        self, matcher: LLMatcher, first: bytes, eos_token_ids: frozenset[int], pool: ThreadPoolExecutor
-    ) -> None:
+    ``coming`` will tell which tokens may come next, one bit for each id, lowest bits first.
+    """
+
+    def __init__(self, grammar: "Grammar", matcher: LLMatcher, first: bytes) -> None:
+        self._grammar = grammar
         self._matcher = matcher
-        self._eos_token_ids = eos_token_ids
-        self._pool = pool
-        self._coming: Future[bytes] = Future()
-        self._coming.set_result(first)
+        self._is_alone = False
+        self._said: list[int] = []
+        self.coming: Future[bytes] = Future()
+        self.coming.set_result(first)
 
     def allowed(self, wait_s: float = 0.0) -> bytes | None:
-        """Returns which tokens may come next, one bit for each id, lowest bits first.
-
-        None if that is still being found out after ``wait_s``.
+        """Returns what may come next; None if that is still being found out after ``wait_s``.
 
         Raises:
             GrammarError: it would take too long to find out.
+            EngineError: finding out failed.
         """
         try:
-            return self._coming.result(wait_s)
+            return self.coming.result(wait_s)
         except concurrent.futures.TimeoutError:
             return None
+        except ApplianceError as error:
+            raise error.anew() from None
 
     def accept(self, token_id: int) -> None:
         """Says what the answer goes on with, and begins to find out what may follow that."""
-        if token_id not in self._eos_token_ids:
-            self._coming = self._pool.submit(self._after, token_id)
+        if token_id not in self._grammar.eos_token_ids:
+            self.coming = self._grammar.thread.submit(self._after, token_id)
 
     def _after(self, token_id: int) -> bytes:
+        self._said.append(token_id)
         try:
-            self._matcher.consume_token(token_id)
-            return _mask(self._matcher)
+            return self._mask_after(token_id)
         except GrammarError as error:
             raise GrammarError(
                 f"The grammar of the answer has become too much to keep to: {error.message}. Simplify it."
@@ -91,19 +97,46 @@ class Guide:
             log.error("grammar_failed", exc_info=error)
             raise EngineError("The grammar of the answer failed. Simplify it.") from None
 
+    def _mask_after(self, token_id: int) -> bytes:
+        try:
+            return _mask(self._matcher, [token_id])
+        except BaseException:
+            if self._is_alone:
+                raise
+        # Answers share what was found out of their grammar, and all have failed once one of them has.
+        self._matcher, self._is_alone = self._grammar.anew(), True
+        return _mask(self._matcher, self._said)
+
 
 class Grammar:
-    """A grammar, compiled; for any number of answers."""
+    """A grammar, compiled; for any number of answers.
 
-    def __init__(self, matcher: LLMatcher, eos_token_ids: frozenset[int], pool: ThreadPoolExecutor) -> None:
-        self._matcher = matcher
-        self._first = _mask(matcher)
-        self._eos_token_ids = eos_token_ids
-        self._pool = pool
+    ``is_spent`` says that no more answers should begin with it: they would have to compile it themselves.
+    """
+
+    def __init__(self, compile_: Callable[[], LLMatcher], eos_token_ids: frozenset[int]) -> None:
+        self._compile = compile_
+        self._matcher = compile_()
+        self._first = _mask(self._matcher)
+        self.eos_token_ids = eos_token_ids
+        self.is_spent = False
+        # One, for answers take turns anyway with what they share; and of its own, so that a grammar that
+        # takes long holds up no other.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     def begin(self) -> Guide:
         """Returns where an answer begins, of which it is known already what it may begin with."""
-        return Guide(self._matcher.deep_copy(), self._first, self._eos_token_ids, self._pool)
+        return Guide(self, self._matcher.deep_copy(), self._first)
+
+    def anew(self) -> LLMatcher:
+        """Returns what an answer can go through the grammar with that shares nothing with any other."""
+        self.is_spent = True
+        return self._compile()
+
+
+def wait_for_any(guides: Iterable[Guide], timeout_s: float) -> None:
+    """Returns as soon as it is known of one answer what may come next."""
+    concurrent.futures.wait([guide.coming for guide in guides], timeout_s, FIRST_COMPLETED)
 
 
 class Grammars:
@@ -127,7 +160,6 @@ class Grammars:
             slices=_SLICES,
         )
         self._eos_token_ids = eos_token_ids
-        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammar")
         self._kept: OrderedDict[GrammarSource, Grammar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -138,22 +170,31 @@ class Grammars:
             GrammarError: it is not valid, asks for something that llguidance does not do, or is too large.
         """
         with self._lock:
-            if source in self._kept:
+            kept = self._kept.get(source)
+            if kept and not kept.is_spent:
                 self._kept.move_to_end(source)
-                return self._kept[source]
-        grammar = self._compiled(source)
+                return kept
+        grammar = Grammar(lambda: self._matcher(source), self._eos_token_ids)
         with self._lock:
             self._kept[source] = grammar
+            self._kept.move_to_end(source)
             while len(self._kept) > _NUM_KEPT:
                 self._kept.popitem(last=False)
         return grammar
 
-    def _compiled(self, source: GrammarSource) -> Grammar:
+    def complaint(self, source: GrammarSource) -> str | None:
+        """Returns what there is to say against a grammar, if there is something; nothing of it is kept."""
         try:
-            matcher = LLMatcher(self._tokenizer, _written(source), log_level=0, limits=_LIMITS)
+            _mask(self._matcher(source))
+        except GrammarError as error:
+            return error.message
+        return None
+
+    def _matcher(self, source: GrammarSource) -> LLMatcher:
+        try:
+            return LLMatcher(self._tokenizer, _written(source), log_level=0, limits=_LIMITS)
         except ValueError as error:
             raise GrammarError(_complaint(str(error))) from None
-        return Grammar(matcher, self._eos_token_ids, self._pool)
 
 
 class _Vocabulary:
@@ -184,7 +225,7 @@ def _written(source: GrammarSource) -> str:
     """Returns the grammar in llguidance's own form. Raises ValueError where it is not valid."""
     match source.kind:
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(source.text, overrides=JSON_STYLE)
+            return LLMatcher.grammar_from_json_schema(source.text, overrides=JSON_STYLE | _STRICT)
         case "choice":
             choices = " | ".join(json.dumps(choice) for choice in json.loads(source.text))
             return LLMatcher.grammar_from_lark(f"start: {choices}")
@@ -195,13 +236,17 @@ def _written(source: GrammarSource) -> str:
 
 
 def _lark(text: str) -> str:
+    # Blank lines say nothing, and llguidance's search for what it has before it is quadratic in them.
+    text = "\n".join(line for line in text.split("\n") if line.strip())
     try:
         return any_to_lark(text)
     except Exception as error:  # its parser has no error of its own
         raise ValueError(f"not GBNF: {error}") from None
 
 
-def _mask(matcher: LLMatcher) -> bytes:
+def _mask(matcher: LLMatcher, said: Sequence[int] = ()) -> bytes:
+    """Returns what may follow after the answer has gone on with ``said``."""
+    matcher.consume_tokens([*said])
     mask = matcher.compute_bitmask()
     if matcher.is_error():
         raise GrammarError(_complaint(matcher.get_error()))

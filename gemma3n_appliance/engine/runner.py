@@ -55,9 +55,10 @@ class Runner(Protocol):
         ...
 
     def decode(self, slots: Sequence[int]) -> list[int | None]:
-        """Feeds every slot its last token and returns the next of each, in order, in one batch.
+        """Returns every slot's next token, in order, computed in one batch.
 
-        None is for one whose grammar still thinks: it holds up no other, and is to be asked again.
+        None is for one whose grammar still thinks: it holds up no other, and is to be asked again. What it
+        knows of its next token by then is kept.
         An exception leaves every slot as it was: the step can be tried again with fewer.
         """
         ...

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine.grammar import wait_for_any
 from ..engine.request import GenerationRequest
 from ..engine.runner import Admission, Logprobs
 from ..errors import ContextLengthError, InvalidRequestError
@@ -116,19 +117,25 @@ class SlotRunner:
             EngineError: the model computed no numbers for one of the slots.
             GrammarError: one of the slots' grammars gave up.
         """
+        for slot in slots:
+            self._work[slot].chooser.may_choose()  # who cannot go on says so before anything is computed
         fed = [slot for slot in slots if self._work[slot].undecided is None]
         held = [slot for slot in slots if slot not in fed]
         last_tokens = [self._work[slot].last_token for slot in fed]
         with self._noting_failure(slots), named_when_exhausted("so many requests at once"):
             step = self._cache.step(fed, 1) if fed else None
             logits = self._next_logits(last_tokens, step, held)
-            chosen = self._choose_decidable(fed + held, logits)
+            decidable = self._decidable(fed + held)
+            undecided = {slot: logits[row].clone() for row, slot in enumerate(fed) if slot not in decidable}
+            chosen = self._choose_of(decidable, fed + held, logits)
         for slot, token_id in zip(fed, last_tokens, strict=True):
             self._prefixes.append(slot, token_id)
         if step:
             step.commit()
-        for row, slot in enumerate(fed + held):
-            self._work[slot].undecided = None if slot in chosen else logits[row].clone()
+        for slot in decidable:
+            self._work[slot].undecided = None
+        for slot, row in undecided.items():
+            self._work[slot].undecided = row
         return [chosen.get(slot) for slot in slots]
 
     def logprobs(self, slot: int) -> Logprobs | None:
@@ -195,15 +202,19 @@ class SlotRunner:
             rows.insert(0, self._logits(self._decoder.forward(embeddings, step)))
         return torch.cat(rows) if held else rows[0]
 
-    def _choose_decidable(self, slots: Sequence[int], logits: Tensor) -> dict[int, int]:
-        """Chooses for every slot that knows what there is to choose from; waits only where none does."""
-        choosers = [self._work[slot].chooser for slot in slots]
-        if not any(chooser.may_choose() for chooser in choosers):
-            choosers[0].may_choose(_MASK_WAIT_S)
-        rows = [row for row, chooser in enumerate(choosers) if chooser.may_choose()]
-        if not rows:
+    def _decidable(self, slots: Sequence[int]) -> list[int]:
+        """Returns the slots that know what there is to choose from; waits where nobody has more to do."""
+        choosers = {slot: self._work[slot].chooser for slot in slots}
+        is_reading = any(work.last_token < 0 for work in self._work.values())
+        if not is_reading and not any(chooser.may_choose() for chooser in choosers.values()):
+            wait_for_any([chooser.guide for chooser in choosers.values()], _MASK_WAIT_S)
+        return [slot for slot, chooser in choosers.items() if chooser.may_choose()]
+
+    def _choose_of(self, decidable: Sequence[int], slots: Sequence[int], logits: Tensor) -> dict[int, int]:
+        """Chooses for the decidable of the slots, whose logits these are."""
+        if not decidable:
             return {}
-        decidable = [slots[row] for row in rows]
+        rows = [row for row, slot in enumerate(slots) if slot in decidable]
         chosen = self._choose(decidable, logits if len(rows) == len(slots) else logits[rows])
         return dict(zip(decidable, chosen, strict=True))
 

@@ -34,9 +34,9 @@ class Chooser:
         guide = request.grammar.begin() if request.grammar else None
         return cls(sampling, random.Random(seed), adjustment, guide)
 
-    def may_choose(self, wait_s: float = 0.0) -> bool:
-        """Whether it is known, if need be after a wait, what tokens there are to choose from."""
-        return self.guide is None or self.guide.allowed(wait_s) is not None
+    def may_choose(self) -> bool:
+        """Whether it is known what tokens there are to choose from. Raises what `Guide.allowed` does."""
+        return self.guide is None or self.guide.allowed() is not None
 
     def note(self, token_id: int) -> None:
         """Says what the answer goes on with."""
@@ -50,7 +50,10 @@ Sample = Callable[[Tensor, Sequence[Chooser]], list[int]]
 
 
 def sample(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """Returns one token id for each row of float32 ``[batch, vocab_size]``, which stays as it is."""
+    """Returns one token id for each row of float32 ``[batch, vocab_size]``, which stays as it is.
+
+    Every chooser must be one that ``may_choose``.
+    """
     logits = _adjusted(logits, choosers)
     greedy = logits.argmax(dim=-1)
     if all(chooser.sampling.temperature == 0 for chooser in choosers):
@@ -87,7 +90,9 @@ def _adjusted(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     for row, chooser in enumerate(choosers):
         if chooser.adjustment:
             chooser.adjustment.apply(logits[row])
-        if chooser.guide and (allowed := chooser.guide.allowed()):
+        if chooser.guide:
+            allowed = chooser.guide.allowed()
+            assert allowed is not None, "nobody may choose yet"
             _confine(logits[row], allowed)
     return logits
 

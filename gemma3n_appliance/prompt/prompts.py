@@ -49,8 +49,8 @@ class Prompts:
         media = conversation.media
         _check_senses(media, model)
         _check_biases(body, len(model.pieces))
-        form = grammar(body, model.grammars)
         token_ids, limit = self._tokens(body, conversation, model.runner.max_context)
+        form = grammar(body, model.grammars)
         decoded = tuple(self._decode(each) for each in media)
         request = GenerationRequest(
             request_id=request_id,

@@ -1,6 +1,7 @@
 """From the form that a request wants its answer in to the grammar that the answer will keep to."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,13 @@ from ..protocol.chat_request import ChatCompletionRequest
 from ..protocol.structured import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs
 from . import tools
 
-# Ten times the schemas that people write. Compiling one of this size takes about a second.
+# Ten times the schemas that people write. Compiling one of this size can take some seconds.
 MAX_CHARACTERS = 200_000
-# How much of a schema is compiled by itself to find what is wrong with it.
-_MOST_TRIES = 300
+# Written by hand, and read by Python if it is GBNF.
+MAX_GRAMMAR_CHARACTERS = 20_000
+# How long the parts of a schema are compiled, each by itself, to find the one that something is wrong with.
+_SEARCH_S = 1.0
+_LONGEST_PLACE = 200
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _HAS_SUBSCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
@@ -46,8 +50,7 @@ def grammar(body: ChatCompletionRequest, grammars: Grammars) -> Grammar | None:
     form = _form(body)
     if form is None:
         return None
-    if len(form.source.text) > MAX_CHARACTERS:
-        raise GrammarError(f"'{form.param}' is longer than {MAX_CHARACTERS} characters.", param=form.param)
+    _check_length(form.source.text, form.param)
     try:
         return grammars.compile(form.source)
     except GrammarError as error:
@@ -93,6 +96,7 @@ def _structured(form: StructuredOutputs) -> _Form | None:
     if form.regex is not None:
         return _Form(GrammarSource("regex", form.regex), "structured_outputs.regex")
     if form.grammar is not None:
+        _check_length(form.grammar, "structured_outputs.grammar", MAX_GRAMMAR_CHARACTERS)
         return _Form(GrammarSource("cfg", form.grammar), "structured_outputs.grammar")
     return _Form.of_schema(_ANY_OBJECT, "structured_outputs.json_object") if form.json_object else None
 
@@ -100,6 +104,7 @@ def _structured(form: StructuredOutputs) -> _Form | None:
 def _parsed(schema: dict[str, Any] | str) -> Any:
     if not isinstance(schema, str):
         return schema
+    _check_length(schema, "structured_outputs.json")
     try:
         return from_json(schema)
     except ValueError as error:
@@ -109,40 +114,37 @@ def _parsed(schema: dict[str, Any] | str) -> Any:
 
 
 def _source(schema: Any) -> GrammarSource:
-    return GrammarSource("json_schema", json.dumps(schema, ensure_ascii=False))
+    return GrammarSource("json_schema", json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
+
+
+def _check_length(text: str, param: str, most: int = MAX_CHARACTERS) -> None:
+    if len(text) > most:
+        raise GrammarError(f"'{param}' is longer than {most} characters.", param=param)
 
 
 def _placed(error: GrammarError, form: _Form, grammars: Grammars) -> GrammarError:
     """Returns the error with the path to the innermost part that there is something to say against."""
-    place = form.param
+    place, complaint = form.param, error.message
     for param, schema in form.schemas:
-        if complaint := _complaint(schema, grammars):
-            error, place = complaint, param + _place_in(schema, complaint.message, grammars)
+        if own := grammars.complaint(_source(schema)):
+            place, complaint = param + _place_in(schema, own, grammars), own
             break
-    return GrammarError(f"'{place}' cannot be kept to: {error.message}.", param=place)
+    if len(place) > _LONGEST_PLACE:
+        place = f"{place[:_LONGEST_PLACE]}…"
+    return GrammarError(f"'{place}' cannot be kept to: {complaint}.", param=place)
 
 
-def _place_in(schema: Any, message: str, grammars: Grammars) -> str:
+def _place_in(schema: Any, complaint: str, grammars: Grammars) -> str:
     """Returns the path to the innermost part of a schema about which there is the same to say."""
     path = ""
-    tries = 0
+    end_s = time.monotonic() + _SEARCH_S
     parts = _subschemas(schema)
-    while (part := next(parts, None)) is not None and tries < _MOST_TRIES:
+    while (part := next(parts, None)) is not None and time.monotonic() < end_s:
         step, subschema = part
-        tries += 1
-        complaint = _complaint(subschema, grammars)
-        if complaint and complaint.message == message:
+        if grammars.complaint(_source(subschema)) == complaint:
             path += step
             parts = _subschemas(subschema)
     return path
-
-
-def _complaint(schema: Any, grammars: Grammars) -> GrammarError | None:
-    try:
-        grammars.compile(_source(schema))
-    except GrammarError as error:
-        return error
-    return None
 
 
 def _subschemas(schema: Any) -> Iterator[tuple[str, Any]]:

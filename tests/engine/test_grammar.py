@@ -2,7 +2,6 @@ import json
 import random
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -218,7 +217,7 @@ def test_a_grammar_made_to_explode_ends_as_an_error_or_an_answer_before_long(nam
 
 
 def test_a_grammar_that_becomes_too_much_midway_says_so() -> None:
-    guide = grammar("regex", "(([a-z]{1,1000}){1,1000}){1,1000}").begin()
+    guide = grammar("regex", "(([a-z]{1,1000}){1,1000}){1,1000}!").begin()
 
     def go_on() -> None:
         for _ in range(100):
@@ -234,22 +233,67 @@ def test_a_panic_in_the_library_is_the_request_s_own_end() -> None:
         pass
 
     class Panicking:
-        def consume_token(self, token_id: int) -> None:
-            raise Panic
+        def consume_tokens(self, token_ids: list[int]) -> None:
+            if token_ids:
+                raise Panic
 
-    with ThreadPoolExecutor(1) as pool:
-        guide = Guide(Panicking(), b"", frozenset(), pool)
-        guide.accept(1)
+        def compute_bitmask(self) -> bytes:
+            return b""
+
+        def is_error(self) -> bool:
+            return False
+
+        def deep_copy(self) -> "Panicking":
+            return self
+
+    guide = Grammar(Panicking, frozenset()).begin()
+    guide.accept(1)
+    for _ in range(2):
         with pytest.raises(EngineError, match="grammar of the answer failed"):
             guide.allowed(TIMEOUT_S)
 
 
-def test_a_grammar_is_compiled_once() -> None:
+def test_one_answer_s_explosion_is_nobody_else_s() -> None:
+    source = GrammarSource("regex", "([ab]*a[ab]{20})*c|x{200}")
+    compiled = GRAMMARS.compile(source)
+    harmless, hostile = compiled.begin(), compiled.begin()
+    harmless.accept(ord("x"))
+    luck = random.Random(1)
+
+    def explode() -> None:
+        while True:
+            hostile.accept(luck.choice(b"ab"))
+            hostile.allowed(TIMEOUT_S)
+
+    with pytest.raises(GrammarError, match="too much"):
+        explode()
+    late = compiled.begin()
+    late.accept(ord("x"))
+    for _ in range(50):
+        for guide in (harmless, late):
+            assert choices(guide) == {ord("x")}
+            guide.accept(ord("x"))
+    assert GRAMMARS.compile(source) is not compiled
+    assert accepts(GRAMMARS.compile(source), b"x" * 200)
+
+
+def test_a_grammar_is_compiled_once_as_long_as_it_is_kept() -> None:
     source = GrammarSource("regex", "once upon a time")
-    assert GRAMMARS.compile(source) is GRAMMARS.compile(source)
+    kept = GRAMMARS.compile(source)
+    assert GRAMMARS.compile(source) is kept
     for i in range(40):
         grammar("regex", f"another {i}")
-    assert GRAMMARS.compile(source) is not None
+    assert GRAMMARS.compile(source) is not kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 200_000 + 'root ::= "a"', " \n" * 100_000 + 'start: "a"', 'root ::= "a"\n\n \n' + "\n" * 100_000],
+)
+def test_blank_lines_in_a_grammar_cost_nothing(text: str) -> None:
+    began_s = time.monotonic()
+    assert accepts(grammar("cfg", text), b"a")
+    assert time.monotonic() - began_s < 20  # minutes, where they are gone through again for each
 
 
 NAMES = st.sampled_from(["a", "b c", "ä", '"', "longer name"])

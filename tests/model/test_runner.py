@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
+import threading
+import time
 import weakref
+from concurrent.futures import Future
 from contextlib import suppress
 
 import pytest
@@ -17,6 +20,7 @@ from gemma3n_appliance.errors import (
     InsufficientMemoryError,
     InvalidRequestError,
 )
+from gemma3n_appliance.model import runner
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -307,7 +311,11 @@ class Slow:
     def begin(self):
         return self
 
-    def allowed(self, wait_s=0.0):
+    @property
+    def coming(self):
+        return Future() if self.is_thinking else self.inner.coming
+
+    def allowed(self):
         return None if self.is_thinking else self.inner.allowed(20)
 
     def accept(self, token_id):
@@ -340,6 +348,61 @@ def test_a_grammar_that_thinks_holds_up_nobody_and_changes_nothing(probe, text_m
     assert probe.runner.decode([1]) == [None]
     slow.is_thinking = False
     assert probe.runner.decode([1]) == [expected[7]]
+
+
+def test_a_step_that_fails_as_it_chooses_can_be_tried_again(probe, text_model, prompt, assert_close):
+    slow = Slow(GRAMMARS.compile(GrammarSource("regex", "[a-z]{30}")))
+    free, bound = prompt(58, 12), prompt(59, 21)
+    free.append(probe.start(0, free))
+    bound.append(begin_with(probe, 1, bound, slow))
+    slow.is_thinking = True
+    free.append(probe.runner.decode([0, 1])[0])
+    choose = probe.runner._sample
+
+    def exhausted(logits, choosers):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for slow.is_thinking in (True, False):
+        probe.runner._sample = exhausted
+        with pytest.raises(InsufficientMemoryError):
+            probe.runner.decode([0, 1])
+        probe.runner._sample = choose
+    tokens = probe.runner.decode([0, 1])
+    for logits, token_ids in zip(probe.logits, (free, bound), strict=True):
+        assert_close(logits, reference(text_model, token_ids)[-1])
+    free.append(tokens[0])
+    bound.append(tokens[1])
+    slow.is_thinking = True
+    assert probe.runner.decode([0, 1])[1] is None
+    assert_close(probe.logits[0], reference(text_model, free)[-1])
+
+
+def test_where_all_wait_the_first_grammar_that_has_thought_goes_on(probe, prompt, monkeypatch):
+    monkeypatch.setattr(runner, "_MASK_WAIT_S", 60)
+    guides = [Slow(GRAMMARS.compile(GrammarSource("regex", "[a-z]{30}"))) for _ in range(2)]
+    for slot, guide in enumerate(guides):
+        begin_with(probe, slot, prompt(60 + slot, 9), guide)
+        guide.is_thinking = True
+    began_s = time.monotonic()
+    thought = Future()
+    monkeypatch.setattr(Slow, "coming", property(lambda self: thought if self is guides[1] else Future()))
+    ends = threading.Timer(0.2, lambda: (setattr(guides[1], "is_thinking", False), thought.set_result(b"")))
+    ends.start()
+    tokens = probe.runner.decode([0, 1])
+    assert tokens[0] is None
+    assert tokens[1] is not None
+    assert time.monotonic() - began_s < 30
+
+
+def test_nobody_waits_for_a_grammar_while_there_is_a_prompt_to_read(probe, prompt, monkeypatch):
+    monkeypatch.setattr(runner, "_MASK_WAIT_S", 60)
+    slow = Slow(GRAMMARS.compile(GrammarSource("regex", "[a-z]{30}")))
+    begin_with(probe, 0, prompt(62, 9), slow)
+    probe.runner.begin([1], GenerationRequest("r", tuple(prompt(63, 9)), GREEDY, 5))
+    slow.is_thinking = True
+    began_s = time.monotonic()
+    assert probe.runner.decode([0]) == [None]
+    assert time.monotonic() - began_s < 30
 
 
 def test_a_grammar_that_gives_up_ends_its_own_request_alone(probe, text_model, prompt, assert_close):

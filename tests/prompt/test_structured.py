@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from gemma3n_appliance.errors import GrammarError
+from gemma3n_appliance.prompt import structured
 from gemma3n_appliance.prompt.prompts import Prompts
-from gemma3n_appliance.prompt.structured import MAX_CHARACTERS
+from gemma3n_appliance.prompt.structured import MAX_CHARACTERS, MAX_GRAMMAR_CHARACTERS
 from gemma3n_appliance.protocol.chat_request import ChatCompletionRequest
 from gemma3n_appliance.protocol.wire import parse
 from tests.fakes import checkpoint
@@ -119,6 +120,8 @@ def test_what_cannot_be_kept_to_is_named_by_its_path(
         ({"json": "[1]"}, "structured_outputs.json"),
         ({"json": {"properties": {"a": {"not": {}}}}}, "structured_outputs.json.properties.a"),
         ({"regex": "a" * (MAX_CHARACTERS + 1)}, "structured_outputs.regex"),
+        ({"json": "{" + " " * MAX_CHARACTERS + "}"}, "structured_outputs.json"),
+        ({"grammar": "# a" * MAX_GRAMMAR_CHARACTERS + '\nroot ::= "a"'}, "structured_outputs.grammar"),
     ],
 )
 def test_forms_of_vllm_s_are_named_as_they_were_sent(prompts: Prompts, form: dict[str, Any], param: str):
@@ -129,7 +132,23 @@ def test_forms_of_vllm_s_are_named_as_they_were_sent(prompts: Prompts, form: dic
     assert len(refused.value.message) < 600
 
 
-def test_the_search_for_a_fault_is_not_endless(prompts: Prompts):
+def test_a_schema_cannot_ask_that_its_words_be_passed_over(prompts: Prompts):
+    with pytest.raises(GrammarError, match="contains"):
+        grammar_of(
+            prompts,
+            response_format=by_schema({"contains": {"type": "null"}, "x-guidance": {"lenient": True}}),
+        )
+
+
+def test_the_path_to_a_fault_is_not_endless(prompts: Prompts):
+    with pytest.raises(GrammarError, match="contains") as refused:
+        grammar_of(prompts, response_format=by_schema({"properties": {"a" * 9_000: {"contains": {}}}}))
+    assert len(refused.value.param) < 300
+    assert len(refused.value.message) < 600
+
+
+def test_the_search_for_a_fault_is_not_endless(prompts: Prompts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(structured, "_SEARCH_S", 0.02)
     many = {f"p{i}": {"type": "string"} for i in range(3_000)}
     with pytest.raises(GrammarError, match="contains") as refused:
         grammar_of(prompts, response_format=by_schema({"properties": many | {"last": {"contains": {}}}}))
