@@ -7,11 +7,13 @@ from falcon.asgi import Request, Response
 
 from ..engine.engine import Engine
 from ..prompt.prompts import Prompts
+from ..protocol.chat_request import ChatCompletionRequest
+from ..protocol.completion_request import CompletionRequest
 from ..settings import Settings
-from . import errors
+from . import chat, completions, errors
 from .access import AccessLog
-from .chat import ChatResource
 from .disconnect import ASGIApp, CancelOnDisconnect
+from .generation import GenerationResource
 from .health import HealthResource
 from .models import ModelNames, ModelsResource
 from .tokens import TokensResource
@@ -35,7 +37,10 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     names = ModelNames(settings)
     models = ModelsResource(names)
     health = HealthResource(engine, names)
-    app.add_route("/v1/chat/completions", ChatResource(settings, engine, prompts, names))
+    chats = GenerationResource(settings, engine, names, ChatCompletionRequest, chat.asking(prompts))
+    texts = GenerationResource(settings, engine, names, CompletionRequest, completions.asking(prompts))
+    app.add_route("/v1/chat/completions", chats)
+    app.add_route("/v1/completions", texts)
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
     tokens = TokensResource(settings, engine, prompts, names)

@@ -8,7 +8,7 @@ import falcon
 import structlog
 from falcon.asgi import Response
 
-from ..protocol.chat_reply import ChatCompletionChunk
+from ..protocol.reply import Reply
 from .errors import explained, to_json
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,7 @@ PING_INTERVAL_S = 10.0
 _PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
 
-Chunks = AsyncGenerator[ChatCompletionChunk, None]
+Chunks = AsyncGenerator[Reply, None]
 Frames = AsyncGenerator[bytes, None]
 
 
@@ -66,7 +66,7 @@ async def _guarded(first: bytes, rest: Frames) -> Frames:
 
 async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:
     async with aclosing(chunks):
-        coming: asyncio.Task[ChatCompletionChunk | None] | None = None
+        coming: asyncio.Task[Reply | None] | None = None
         try:
             while True:
                 coming = coming or asyncio.create_task(_next(chunks))
@@ -83,11 +83,11 @@ async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:
                 await _cancel(coming)
 
 
-async def _next(chunks: Chunks) -> ChatCompletionChunk | None:
+async def _next(chunks: Chunks) -> Reply | None:
     return await anext(chunks, None)
 
 
-async def _cancel(task: asyncio.Task[ChatCompletionChunk | None]) -> None:
+async def _cancel(task: asyncio.Task[Reply | None]) -> None:
     task.cancel()
     await asyncio.wait({task})
 

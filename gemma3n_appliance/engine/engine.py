@@ -164,8 +164,11 @@ class Engine:
             raise error
         return self._running()[0]
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Yields the request's events, all choices'; leaving the iterator early cancels the request.
+    async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Yields the events of what one client asks for at once, all choices' of each of its requests.
+
+        Leaving the iterator early cancels them; an error of one is the end of all. They are taken together
+        where one would be.
 
         Raises:
             ContextLengthError: prompt and answer do not fit the context. This and the next three come
@@ -176,10 +179,11 @@ class Engine:
             ApplianceError: the engine failed on this request.
         """
         model, loop = self._running()
-        _require_context(request, model)
+        for request in requests:
+            _require_context(request, model)
         self._require_room()
         events: Events = asyncio.Queue()
-        sequences = self._sequences(request, model, events)
+        sequences = [sequence for request in requests for sequence in self._sequences(request, model, events)]
         self._unfinished.update(sequences)
         for sequence in sequences:
             loop.submit(sequence)

@@ -59,6 +59,7 @@ class GenerationRequest:
     context; each choice has as many. ``num_top_logprobs`` is how many of the likeliest tokens to tell of
     besides the chosen one, at every step; None tells of none. ``grammar`` has the last word on every token.
     ``tools`` are the functions of which calls are told apart from text; the grammar keeps calls in form.
+    ``first_choice`` is the number by which the reply knows the first of its choices.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class GenerationRequest:
     num_top_logprobs: int | None = None
     grammar: Grammar | None = field(default=None, repr=False)
     tools: tuple[str, ...] = ()
+    first_choice: int = 0
 
     def for_choice(self, choice: int) -> "GenerationRequest":
         """Returns what asks for one of the choices alone; their seeds are those that follow ``seed``."""

@@ -36,7 +36,7 @@ class Sequence:
         self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.is_finished = False
-        self._choice = choice
+        self._choice = request.first_choice + choice
         self._eos_token_ids = frozenset[int]() if request.ignore_eos else model.eos_token_ids
         self._detokenizer = Detokenizer(model.pieces)
         self._calls = ToolCalls(request.tools)

@@ -4,6 +4,7 @@ from ..engine.runner import LoadedModel
 from ..errors import InvalidRequestError
 from ..protocol.tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 from .prompts import Prompts
+from .token_text import text_of
 
 
 def tokenize(body: TokenizeRequest, model: LoadedModel, prompts: Prompts) -> Tokenized:
@@ -16,7 +17,7 @@ def tokenize(body: TokenizeRequest, model: LoadedModel, prompts: Prompts) -> Tok
         ids = prompts.chat_tokens(body.chat, model)
     else:
         ids = prompts.text_tokens(body.prompt, model, with_bos=body.add_special_tokens is not False)
-    strings = [_name(token_id, model) for token_id in ids] if body.return_token_strs else None
+    strings = [text_of([token_id], model) for token_id in ids] if body.return_token_strs else None
     return Tokenized(count=len(ids), max_model_len=model.runner.max_context, tokens=ids, token_strs=strings)
 
 
@@ -32,14 +33,4 @@ def detokenize(body: DetokenizeRequest, model: LoadedModel) -> Detokenized:
                 f"There is no token {token_id}: ids go from 0 to {len(model.pieces) - 1}.",
                 param=f"tokens[{index}]",
             )
-    pieces = (_bytes(token_id, model) for token_id in body.tokens)
-    return Detokenized(prompt=b"".join(pieces).decode(errors="replace"))
-
-
-def _name(token_id: int, model: LoadedModel) -> str:
-    return _bytes(token_id, model).decode(errors="replace")
-
-
-def _bytes(token_id: int, model: LoadedModel) -> bytes:
-    control = model.control_tokens.get(token_id)
-    return model.pieces[token_id] if control is None else control.encode()
+    return Detokenized(prompt=text_of(body.tokens, model))

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..engine.request import Audio, GenerationRequest, Image, Media
+from ..engine.request import Audio, GenerationRequest, Image, Media, Sampling
 from ..engine.runner import LoadedModel
 from ..errors import InvalidRequestError
 from ..protocol.chat_request import ChatCompletionRequest
+from ..protocol.completion_request import CompletionRequest
+from ..protocol.generation_fields import GenerationFields
 from ..settings import Settings
 from . import audio, checkpoint, images
 from .conversation import Clip, Conversation, Picture, from_messages
@@ -14,6 +16,7 @@ from .encoded import from_base64, from_data_url
 from .sampling import check_prompt, max_tokens, sampling
 from .structured import grammar
 from .template import only
+from .token_text import text_of
 from .tools import instructions
 
 
@@ -55,12 +58,7 @@ class Prompts:
         request = GenerationRequest(
             request_id=request_id,
             token_ids=token_ids,
-            sampling=sampling(
-                body,
-                temperature=self._settings.temperature,
-                top_k=self.files.top_k,
-                top_p=self.files.top_p,
-            ),
+            sampling=self._sampling(body),
             max_tokens=limit,
             media=decoded,
             stop=body.stop_strings,
@@ -75,6 +73,47 @@ class Prompts:
             num_image_tokens=self.files.num_image_tokens * _count(decoded, Image),
             num_audio_tokens=self.files.num_audio_tokens * _count(decoded, Audio),
         )
+
+    def for_completion(
+        self, body: CompletionRequest, model: LoadedModel, request_id: str
+    ) -> list[GenerationRequest]:
+        """Returns the prompts of a completion, in order; text among them has no control tokens.
+
+        Raises:
+            ContextLengthError: one does not fit.
+            GrammarError: the answers cannot be kept to what the request describes.
+            InvalidRequestError: there is no such token, or it stands for part of a picture or a clip.
+        """
+        _check_biases(body, len(model.pieces))
+        tokens = [self._prompt_tokens(prompt, model) for prompt in body.prompts]
+        limits = [
+            max_tokens(
+                body, num_prompt_tokens=len(ids), context=model.runner.max_context, default=0, param="prompt"
+            )
+            for ids in tokens
+        ]
+        form = grammar(body, model.grammars)
+        return [
+            GenerationRequest(
+                request_id=request_id,
+                token_ids=tuple(ids),
+                sampling=self._sampling(body),
+                max_tokens=limit,
+                stop=body.stop_strings,
+                ignore_eos=bool(body.ignore_eos),
+                num_choices=body.num_choices,
+                num_top_logprobs=body.logprobs,
+                grammar=form,
+                first_choice=index * body.num_choices,
+            )
+            for index, (ids, limit) in enumerate(zip(tokens, limits, strict=True))
+        ]
+
+    def echoes(self, body: CompletionRequest, model: LoadedModel) -> tuple[str, ...]:
+        """Returns the prompts as text where the answers are to begin with them, else nothing."""
+        if not body.echo:
+            return ()
+        return tuple(prompt if isinstance(prompt, str) else text_of(prompt, model) for prompt in body.prompts)
 
     def chat_tokens(self, body: ChatCompletionRequest, model: LoadedModel) -> list[int]:
         """Returns what a conversation becomes; its pictures and clips are not looked at.
@@ -96,6 +135,21 @@ class Prompts:
         fewest = self.files.tokenizer.fewest_tokens(len(text))
         check_prompt(fewest, model.runner.max_context, param="prompt", qualifier="at least ")
         return self.files.tokenizer.encode(only(text, self.files.bos_token if with_bos else ""))
+
+    def _prompt_tokens(self, prompt: str | list[int], model: LoadedModel) -> list[int]:
+        if isinstance(prompt, str):
+            return self.text_tokens(prompt, model, with_bos=True)
+        check_prompt(len(prompt), model.runner.max_context, param="prompt")
+        if max(prompt) >= len(model.pieces):
+            raise InvalidRequestError(
+                f"There is no token {max(prompt)}: ids go from 0 to {len(model.pieces) - 1}.", param="prompt"
+            )
+        return prompt
+
+    def _sampling(self, body: GenerationFields) -> Sampling:
+        return sampling(
+            body, temperature=self._settings.temperature, top_k=self.files.top_k, top_p=self.files.top_p
+        )
 
     def _encoded(self, conversation: Conversation, context: int) -> list[int]:
         check_prompt(self._fewest_tokens(conversation), context, qualifier="at least ")
@@ -143,7 +197,7 @@ def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:
             raise InvalidRequestError("This model has no ears: it does not take audio.", param=each.param)
 
 
-def _check_biases(body: ChatCompletionRequest, num_ids: int) -> None:
+def _check_biases(body: GenerationFields, num_ids: int) -> None:
     for token_id, _ in body.token_biases:
         if token_id >= num_ids:
             raise InvalidRequestError(

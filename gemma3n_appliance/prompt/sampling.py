@@ -3,9 +3,10 @@
 from ..engine.request import Sampling
 from ..errors import ContextLengthError
 from ..protocol.chat_request import ChatCompletionRequest
+from ..protocol.generation_fields import GenerationFields
 
 
-def sampling(body: ChatCompletionRequest, *, temperature: float, top_k: int, top_p: float) -> Sampling:
+def sampling(body: GenerationFields, *, temperature: float, top_k: int, top_p: float) -> Sampling:
     """Returns the request's sampling; the arguments stand in for what it leaves open."""
     return Sampling(
         temperature=_given(body.temperature, temperature),
@@ -20,24 +21,31 @@ def sampling(body: ChatCompletionRequest, *, temperature: float, top_k: int, top
     )
 
 
-def max_tokens(body: ChatCompletionRequest, *, num_prompt_tokens: int, context: int, default: int) -> int:
+def max_tokens(
+    body: GenerationFields, *, num_prompt_tokens: int, context: int, default: int, param: str = "messages"
+) -> int:
     """Returns how many tokens may be generated: what was asked for, or ``default`` cut to what fits.
 
     Raises:
-        ContextLengthError: prompt, or prompt and ``max_tokens``, exceed ``context`` tokens.
+        ContextLengthError: prompt, which ``param`` holds, or prompt and ``max_tokens``, exceed ``context``.
     """
-    check_prompt(num_prompt_tokens, context)
+    check_prompt(num_prompt_tokens, context, param=param)
     asked = body.max_new_tokens
     room = context - num_prompt_tokens
     if asked is None:
         return min(default, room)
     if asked > room:
         raise ContextLengthError(
-            f"This model's context is {context} tokens; the messages take {num_prompt_tokens} and "
-            f"{asked} more were asked for. Shorten the messages or lower 'max_tokens' to {room}.",
-            param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+            f"This model's context is {context} tokens; '{param}' takes {num_prompt_tokens} and "
+            f"{asked} more were asked for. Shorten it or lower 'max_tokens' to {room}.",
+            param=_limit_param(body),
         )
     return asked
+
+
+def _limit_param(body: GenerationFields) -> str:
+    is_by_new_name = isinstance(body, ChatCompletionRequest) and body.max_completion_tokens is not None
+    return "max_completion_tokens" if is_by_new_name else "max_tokens"
 
 
 def check_prompt(

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from ..engine.grammar import Grammar, Grammars, GrammarSource
 from ..errors import GrammarError
 from ..protocol.chat_request import ChatCompletionRequest
+from ..protocol.generation_fields import GenerationFields
 from ..protocol.structured import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs
 from . import tools
 
@@ -41,13 +42,13 @@ class _Form:
         return cls(_source(schema), param, ((param, schema),))
 
 
-def grammar(body: ChatCompletionRequest, grammars: Grammars) -> Grammar | None:
+def grammar(body: GenerationFields, grammars: Grammars) -> Grammar | None:
     """Returns what the answer must keep to; None where it is free.
 
     Raises:
         GrammarError: not valid, or more than llguidance does; ``param`` is the path to the fault.
     """
-    form = _form(body)
+    form = _form_with_calls(body) if isinstance(body, ChatCompletionRequest) else _answer_form(body)
     if form is None:
         return None
     _check_length(form.source.text, form.param)
@@ -57,7 +58,7 @@ def grammar(body: ChatCompletionRequest, grammars: Grammars) -> Grammar | None:
         raise _placed(error, form, grammars) from None
 
 
-def _form(body: ChatCompletionRequest) -> _Form | None:
+def _form_with_calls(body: ChatCompletionRequest) -> _Form | None:
     answer = _answer_form(body)
     functions = body.functions_to_call
     if not functions:
@@ -76,7 +77,7 @@ def _form(body: ChatCompletionRequest) -> _Form | None:
     return _Form(GrammarSource("cfg", text), "tools", (*schemas.items(), *(answer.schemas if answer else ())))
 
 
-def _answer_form(body: ChatCompletionRequest) -> _Form | None:
+def _answer_form(body: GenerationFields) -> _Form | None:
     form = body.response_format
     if isinstance(form, JsonObjectFormat):
         return _Form.of_schema(_ANY_OBJECT, "response_format")

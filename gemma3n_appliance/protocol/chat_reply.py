@@ -1,36 +1,12 @@
-"""What ``POST /v1/chat/completions`` answers.
-
-What is set is sent, null included, and what is left out stays out, whatever its default.
-"""
+"""What ``POST /v1/chat/completions`` answers."""
 
 from typing import Literal
 
 from pydantic import BaseModel
 
+from .reply import Reply, Usage
+
 FinishReason = Literal["stop", "length", "tool_calls"]
-
-
-class _Reply(BaseModel):
-    def to_json(self) -> bytes:
-        """The object as it goes over the wire."""
-        return self.model_dump_json(exclude_unset=True).encode()
-
-
-class PromptTokensDetails(BaseModel):
-    """What the prompt tokens were; ``cached_tokens`` cost no computing."""
-
-    cached_tokens: int
-    audio_tokens: int
-    image_tokens: int
-
-
-class Usage(BaseModel):
-    """What a request cost, in tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
 
 
 class FunctionCall(BaseModel):
@@ -90,7 +66,7 @@ class Choice(BaseModel):
     finish_reason: FinishReason
 
 
-class ChatCompletion(_Reply):
+class ChatCompletion(Reply):
     """The plain reply."""
 
     id: str
@@ -138,7 +114,7 @@ class ChunkChoice(BaseModel):
     finish_reason: FinishReason | None
 
 
-class ChatCompletionChunk(_Reply):
+class ChatCompletionChunk(Reply):
     """One frame of a streamed reply.
 
     ``usage`` is set if the client asked for it: null but for the last, or what it has cost so far.

@@ -41,38 +41,11 @@ class ChatCompletionRequest(ChatFields):
         return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedToolChoice)
 
     @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, whichever form they came in."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
     def max_new_tokens(self) -> int | None:
         """How many tokens the client asks for at most, by either name."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
-    def num_choices(self) -> int:
-        """How many answers are wanted."""
-        return self.n or 1
-
-    @property
     def num_top_logprobs(self) -> int | None:
         """How many of the likeliest tokens to tell of at every step; None if not even of the chosen one."""
         return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def token_biases(self) -> tuple[tuple[int, float], ...]:
-        """What to add to which logits."""
-        return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items())
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with a usage chunk."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    @property
-    def includes_usage_so_far(self) -> bool:
-        """Whether, where a stream ends with usage, the chunks before tell what it has cost so far."""
-        return bool(self.stream_options and self.stream_options.continuous_usage_stats)

@@ -1,20 +1,16 @@
-"""Refuses what a well-formed chat request asks for and this server does not do."""
+"""Refuses what a well-formed request asks for and this server does not do."""
 
 from typing import Any
 
 from ..errors import InvalidRequestError, UnsupportedParameterError
 from .chat_fields import ChatFields
+from .generation_fields import GenerationFields
 from .messages import AudioPart, ImagePart, Message
 from .tools import NamedToolChoice
 
 # Values that ask for nothing. None does so for every parameter.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
+_NEUTRAL_IN_ALL: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
-    "best_of": (1,),
-    "echo": (False,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "grammar": ("",),
     "guided_choice": (),
     "guided_grammar": (),
@@ -23,12 +19,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "min_tokens": (0,),
-    "modalities": (["text"],),
-    "prediction": (),
     "prompt_logprobs": (),
-    "reasoning_effort": ("none",),
     "stop_token_ids": ([],),
     "use_beam_search": (False,),
+}
+_NEUTRAL_IN_CHATS: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -41,30 +44,39 @@ def refuse_unsupported(request: ChatFields) -> None:
         UnsupportedParameterError: names a parameter whose value asks for something.
         InvalidRequestError: two fields do not go together.
     """
-    for name, neutral in _NEUTRAL.items():
-        value = getattr(request, name)
-        if value is not None and value not in neutral:
-            raise _unsupported(name)
-    _check_stream_options(request)
+    refuse_named(request, _NEUTRAL_IN_CHATS)
+    check_stream_options(request)
     _check_max_tokens(request)
     _check_logprobs(request)
-    _check_structure(request)
+    check_structure(request)
     _check_tools(request)
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
+
+
+def refuse_named(request: GenerationFields, neutral: dict[str, tuple[Any, ...]]) -> None:
+    """Raises UnsupportedParameterError for a parameter whose value asks for what no request can have.
+
+    ``neutral`` lists those of the one kind of request, with the values that ask for nothing.
+    """
+    for name, values in (_NEUTRAL_IN_ALL | neutral).items():
+        value = getattr(request, name)
+        if value is not None and value not in values:
+            raise _unsupported(name)
+
+
+def check_stream_options(request: GenerationFields) -> None:
+    """Raises InvalidRequestError where there is no stream to have options for."""
+    if request.stream_options and not request.stream:
+        raise InvalidRequestError(
+            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+        )
 
 
 def _unsupported(param: str) -> UnsupportedParameterError:
     return UnsupportedParameterError(
         f"'{param}' is not supported by this server: leave it out or at its default.", param=param
     )
-
-
-def _check_stream_options(request: ChatFields) -> None:
-    if request.stream_options and not request.stream:
-        raise InvalidRequestError(
-            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
-        )
 
 
 def _check_max_tokens(request: ChatFields) -> None:
@@ -82,7 +94,8 @@ def _check_logprobs(request: ChatFields) -> None:
         )
 
 
-def _check_structure(request: ChatFields) -> None:
+def check_structure(request: GenerationFields) -> None:
+    """Raises InvalidRequestError where an answer cannot have the form, or all of the forms, asked for."""
     form = request.structured_outputs
     forms = form.given if form else ()
     if form and form.unsupported:
@@ -97,13 +110,12 @@ def _check_structure(request: ChatFields) -> None:
             "'response_format' and 'structured_outputs' both say what to answer: send only one of them.",
             param="structured_outputs",
         )
-    may_call = request.tools and request.tool_choice != "none"
-    if may_call and forms:
-        raise InvalidRequestError(
-            "'structured_outputs' leaves no room for calls: use 'response_format', or 'tool_choice' none.",
-            param="structured_outputs",
-        )
-    if (has_format or forms or may_call) and request.ignore_eos:
+    if has_format or forms:
+        _check_end(request)
+
+
+def _check_end(request: GenerationFields) -> None:
+    if request.ignore_eos:
         raise InvalidRequestError(
             "'ignore_eos' cannot go on where a structured answer or a call ends: leave it out.",
             param="ignore_eos",
@@ -112,6 +124,13 @@ def _check_structure(request: ChatFields) -> None:
 
 def _check_tools(request: ChatFields) -> None:
     tools = request.tools or []
+    if tools and request.tool_choice != "none":
+        if request.structured_outputs and request.structured_outputs.given:
+            raise InvalidRequestError(
+                "'structured_outputs' leaves no room for calls: use 'response_format' or tool_choice 'none'.",
+                param="structured_outputs",
+            )
+        _check_end(request)
     names = [tool.function.name for tool in tools]
     for index, name in enumerate(names):
         if name in names[:index]:

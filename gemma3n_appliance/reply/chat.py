@@ -2,14 +2,11 @@
 
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from .. import __version__
 from ..engine.events import CallDelta, Event, Finished, ScoredToken, Started, TextDelta
-from ..errors import EngineError
 from ..protocol.chat_reply import (
     AssistantMessage,
     ChatCompletion,
@@ -20,32 +17,28 @@ from ..protocol.chat_reply import (
     Delta,
     FunctionCall,
     FunctionCallDelta,
-    PromptTokensDetails,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     TopLogprob,
-    Usage,
 )
-
-Events = AsyncGenerator[Event, None]
-
-SYSTEM_FINGERPRINT = f"gemma3n-appliance-{__version__}"
-# What OpenAI writes for a probability of next to nothing, where JSON has no infinity.
-_LEAST_LOGPROB = -9999.0
+from ..protocol.reply import Usage
+from .told import SYSTEM_FINGERPRINT, Events, Tally, finite, gather
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """What all of a reply's chunks have in common; ``model`` echoes the request's.
 
-    With ``has_usage`` a stream ends with what it has cost, and where it ``has_usage_so_far`` all chunks tell.
+    With ``has_usage`` a stream ends with what it has cost, and where it ``has_usage_so_far`` all chunks tell;
+    else these carry ``usage: null``, as OpenAI's do.
     """
 
     model: str
     num_image_tokens: int = 0
     num_audio_tokens: int = 0
     num_choices: int = 1
+    num_prompts: ClassVar[int] = 1
     has_logprobs: bool = False
     may_call: bool = False
     has_usage: bool = False
@@ -53,41 +46,33 @@ class Reply:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def usage(self, tally: "Tally") -> Usage:
-        """Returns what the request has cost."""
-        return Usage(
-            prompt_tokens=tally.num_prompt_tokens,
-            completion_tokens=tally.num_completion_tokens,
-            total_tokens=tally.num_prompt_tokens + tally.num_completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=tally.num_cached_tokens,
-                audio_tokens=self.num_audio_tokens,
-                image_tokens=self.num_image_tokens,
-            ),
-        )
-
-    def chunk(self, event: Event, tally: "Tally") -> ChatCompletionChunk:
+    def chunk(self, event: Event, tally: Tally) -> ChatCompletionChunk:
         """Returns the chunk that tells of an event."""
         chunk = self._chunk([_choice_of(event, may_call=self.may_call)])
         if not self.has_usage:
             return chunk
-        return chunk.model_copy(update={"usage": self.usage(tally) if self.has_usage_so_far else None})
+        return chunk.model_copy(update={"usage": self._usage(tally) if self.has_usage_so_far else None})
 
-    def usage_chunk(self, tally: "Tally") -> ChatCompletionChunk:
+    def usage_chunk(self, tally: Tally) -> ChatCompletionChunk:
         """Returns the chunk that ends a stream whose client asked for usage."""
-        return self._chunk([]).model_copy(update={"usage": self.usage(tally)})
+        return self._chunk([]).model_copy(update={"usage": self._usage(tally)})
 
-    def completion(self, choices: list[Choice], tally: "Tally") -> ChatCompletion:
-        """Returns the plain reply."""
+    async def complete(self, events: Events) -> ChatCompletion:
+        """Returns the whole reply. Raises EngineError where the events end before their end."""
+        tally, told = await gather(events, self.num_choices)
+        choices = [_whole_choice(each, has_logprobs=self.has_logprobs) for each in told.values()]
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
             model=self.model,
             choices=choices,
-            usage=self.usage(tally),
+            usage=self._usage(tally),
             system_fingerprint=SYSTEM_FINGERPRINT,
         )
+
+    def _usage(self, tally: Tally) -> Usage:
+        return tally.usage(num_image_tokens=self.num_image_tokens, num_audio_tokens=self.num_audio_tokens)
 
     def _chunk(self, choices: list[ChunkChoice]) -> ChatCompletionChunk:
         return ChatCompletionChunk(
@@ -98,65 +83,6 @@ class Reply:
             choices=choices,
             system_fingerprint=SYSTEM_FINGERPRINT,
         )
-
-
-@dataclass
-class Tally:
-    """What a reply has cost so far, over all of its choices; the prompt is read, and counted, once."""
-
-    num_prompt_tokens: int = 0
-    num_cached_tokens: int = 0
-    num_finished: int = 0
-    _num_by_choice: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def num_completion_tokens(self) -> int:
-        """How many tokens were generated."""
-        return sum(self._num_by_choice.values())
-
-    def note(self, event: Event) -> None:
-        """Counts what an event tells."""
-        if isinstance(event, Started):
-            if event.choice == 0:
-                self.num_prompt_tokens, self.num_cached_tokens = (
-                    event.num_prompt_tokens,
-                    event.num_cached_tokens,
-                )
-        else:
-            self._num_by_choice[event.choice] = event.num_completion_tokens
-            self.num_finished += isinstance(event, Finished)
-
-
-async def chunks(events: Events, reply: Reply) -> AsyncGenerator[ChatCompletionChunk, None]:
-    """Yields each choice's role, its text as it comes and its finish reason, and the usage if asked for.
-
-    With usage every other chunk carries ``usage: null``, as OpenAI's do.
-    """
-    tally = Tally()
-    async with aclosing(events):
-        async for event in events:
-            tally.note(event)
-            yield reply.chunk(event, tally)
-    if reply.has_usage and tally.num_finished == reply.num_choices:
-        yield reply.usage_chunk(tally)
-
-
-async def complete(events: Events, reply: Reply) -> ChatCompletion:
-    """Returns the whole reply.
-
-    Raises:
-        EngineError: the events end before they have told the end.
-    """
-    tally = Tally()
-    told: dict[int, list[Event]] = defaultdict(list)
-    async with aclosing(events):
-        async for event in events:
-            tally.note(event)
-            told[event.choice].append(event)
-    if tally.num_finished < reply.num_choices:
-        raise EngineError("The engine stopped before the answer was complete. Send the request again.")
-    choices = [_whole_choice(told[index], has_logprobs=reply.has_logprobs) for index in sorted(told)]
-    return reply.completion(choices, tally)
 
 
 def _choice_of(event: Event, *, may_call: bool) -> ChunkChoice:
@@ -216,17 +142,13 @@ def _logprobs(tokens: Sequence[ScoredToken]) -> ChoiceLogprobs:
 def _token_logprob(token: ScoredToken) -> TokenLogprob:
     return TokenLogprob(
         token=token.token,
-        logprob=_finite(token.logprob),
+        logprob=finite(token.logprob),
         bytes=_bytes(token.piece),
         top_logprobs=[
-            TopLogprob(token=each.token, logprob=_finite(each.logprob), bytes=_bytes(each.piece))
+            TopLogprob(token=each.token, logprob=finite(each.logprob), bytes=_bytes(each.piece))
             for each in token.top
         ],
     )
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, _LEAST_LOGPROB)
 
 
 def _bytes(piece: bytes | None) -> list[int] | None:

@@ -9,11 +9,12 @@ from gemma3n_appliance.api import sse
 from gemma3n_appliance.engine.events import TextDelta
 from gemma3n_appliance.errors import ShuttingDownError
 from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk
-from gemma3n_appliance.reply.chat import Reply, Tally
+from gemma3n_appliance.reply.chat import ChatReply
+from gemma3n_appliance.reply.told import Tally
 
 
 def chunk(text: str) -> ChatCompletionChunk:
-    return Reply("m").chunk(TextDelta(text, 1), Tally())
+    return ChatReply("m").chunk(TextDelta(text, 1), Tally())
 
 
 async def frames_of(chunks: AsyncGenerator[ChatCompletionChunk, None]) -> list[bytes]:

@@ -12,6 +12,10 @@ from tests.fakes.runner import FakeRunner, request
 from .conftest import Client, started, until
 
 
+async def collect(events):
+    return [event async for event in events]
+
+
 def test_an_answer_comes_as_text():
     async def scene():
         async with started(FakeRunner({b"Hi": "Grüß dich.".encode()})) as engine:
@@ -288,6 +292,40 @@ def test_several_choices_take_one_place_in_line():
                 await anext(engine.generate(request(b"c")))
             runner.open_gates()
             assert await clients[1].text() == "Hello."
+
+    asyncio.run(scene())
+
+
+def test_prompts_asked_together_run_together_and_are_told_apart_by_their_choices():
+    async def scene():
+        runner = FakeRunner({b"one": b"First.", b"two": b"Second."}, num_slots=4)
+        runner.gates["decode"].close()
+        async with started(runner) as engine:
+            asked = [request(b"one", num_choices=2), request(b"two", num_choices=2, first_choice=2)]
+            answer = asyncio.create_task(collect(engine.generate(*asked)))
+            await asyncio.to_thread(runner.gates["decode"].wait_for_arrival)
+            runner.open_gates()
+            return runner, await answer
+
+    runner, events = asyncio.run(scene())
+    texts = ["".join(e.text for e in events if isinstance(e, TextDelta) and e.choice == i) for i in range(4)]
+    assert texts == ["First.", "First.", "Second.", "Second."]
+    assert ("decode", 0, 1, 2, 3) in runner.calls
+
+
+def test_one_prompt_s_failure_is_the_end_of_those_asked_with_it():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        async with started(runner) as engine:
+            asked = [request(b"one"), request(b"two", max_tokens=10_000)]
+            with pytest.raises(ContextLengthError):
+                await collect(engine.generate(*asked))
+            assert runner.calls == []
+            runner.raise_in("prefill", RuntimeError("broken"), b"two")
+            with pytest.raises(EngineError):
+                await collect(engine.generate(request(b"one"), request(b"two")))
+            assert (engine.num_running, engine.num_waiting) == (0, 0)
+            assert await Client(engine, b"Ho").text() == "Hello."
 
     asyncio.run(scene())
 

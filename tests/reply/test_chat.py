@@ -14,7 +14,8 @@ from gemma3n_appliance.engine.events import (
     TextDelta,
 )
 from gemma3n_appliance.errors import EngineError
-from gemma3n_appliance.reply.chat import Reply, chunks, complete
+from gemma3n_appliance.reply.chat import ChatReply
+from gemma3n_appliance.reply.told import chunks
 
 EVENTS = (
     Started(7, 2),
@@ -35,8 +36,8 @@ async def told(events: Sequence[Event]) -> AsyncGenerator[Event, None]:
         yield event
 
 
-def reply(**fields: object) -> Reply:
-    return Reply("gemma3n", num_image_tokens=256, num_audio_tokens=188, **fields)
+def reply(**fields: object) -> ChatReply:
+    return ChatReply("gemma3n", num_image_tokens=256, num_audio_tokens=188, **fields)
 
 
 def streamed(events=EVENTS, **fields: object) -> list[dict]:
@@ -48,7 +49,7 @@ def streamed(events=EVENTS, **fields: object) -> list[dict]:
 
 
 def plain(events=EVENTS, **fields: object) -> dict:
-    return json.loads(asyncio.run(complete(told(events), reply(**fields))).to_json())
+    return json.loads(asyncio.run(reply(**fields).complete(told(events))).to_json())
 
 
 def test_a_plain_reply_is_what_openai_would_send():

@@ -1,0 +1,76 @@
+"""The way of every request for generated text: body, model, prompt, events, a reply whole or in chunks."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from falcon.asgi import Request, Response
+from structlog.contextvars import get_contextvars
+
+from ..engine.engine import Engine
+from ..engine.request import GenerationRequest
+from ..engine.runner import LoadedModel
+from ..protocol.generation_fields import GenerationFields
+from ..protocol.reply import Reply
+from ..reply.told import ChunkedReply, Events, chunks
+from ..settings import Settings
+from . import sse
+from .body import read_json
+from .models import ModelNames
+from .workers import Workers
+
+BodyT = TypeVar("BodyT", bound=GenerationFields)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the engine is asked to do, and how its events are told."""
+
+    requests: tuple[GenerationRequest, ...]
+    reply: ChunkedReply[Reply]
+
+
+# Takes a request's id last. Called in a thread.
+Ask = Callable[[BodyT, LoadedModel, str], Asked]
+
+
+class GenerationResource(Generic[BodyT]):
+    """Answers one kind of request for text."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, names: ModelNames, body: type[BodyT], ask: Ask[BodyT]
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._names = names
+        self._body = body
+        self._ask = ask
+        # Apart, so that a line of text does not wait until somebody's photographs are decoded.
+        self._for_text, self._for_media = Workers(), Workers()
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answers plainly or as a stream, as the body says."""
+        with self._engine.place_in_line():
+            body = await read_json(req, self._body, self._settings.max_body_mb, self._for_text)
+        self._names.check(body.model)
+        if body.stream:
+            await sse.stream(resp, self._chunks(body))
+        else:
+            events, reply = await self._begin(body)
+            resp.data = (await reply.complete(events)).to_json()
+
+    async def _begin(self, body: BodyT) -> tuple[Events, ChunkedReply[Reply]]:
+        """Waits for the model, makes the prompt and returns the events to come."""
+        workers = self._for_media if body.has_media else self._for_text
+        with self._engine.place_in_line(again=True):
+            model = await self._engine.wait_ready(self._settings.load_wait)
+            asked = await workers.run(self._ask, body, model, get_contextvars()["request_id"])
+        return self._engine.generate(*asked.requests), asked.reply
+
+    async def _chunks(self, body: BodyT) -> AsyncGenerator[Reply, None]:
+        """Begins inside the stream, which tells the client that it is alive while a model loads."""
+        events, reply = await self._begin(body)
+        async with aclosing(chunks(events, reply)) as said:
+            async for chunk in said:
+                yield chunk
