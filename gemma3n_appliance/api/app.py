@@ -9,8 +9,9 @@ from ..engine.engine import Engine
 from ..prompt.prompts import Prompts
 from ..protocol.chat_request import ChatCompletionRequest
 from ..protocol.completion_request import CompletionRequest
+from ..protocol.responses_request import ResponsesRequest
 from ..settings import Settings
-from . import chat, completions, errors
+from . import chat, completions, errors, responses
 from .access import AccessLog
 from .disconnect import ASGIApp, CancelOnDisconnect
 from .generation import GenerationResource
@@ -39,8 +40,12 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     health = HealthResource(engine, names)
     chats = GenerationResource(settings, engine, names, ChatCompletionRequest, chat.asking(prompts))
     texts = GenerationResource(settings, engine, names, CompletionRequest, completions.asking(prompts))
+    answers = GenerationResource(
+        settings, engine, names, ResponsesRequest, responses.asking(prompts), has_typed_events=True
+    )
     app.add_route("/v1/chat/completions", chats)
     app.add_route("/v1/completions", texts)
+    app.add_route("/v1/responses", answers)
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
     tokens = TokensResource(settings, engine, prompts, names)

@@ -11,8 +11,8 @@ from structlog.contextvars import get_contextvars
 from ..engine.engine import Engine
 from ..engine.request import GenerationRequest
 from ..engine.runner import LoadedModel
-from ..protocol.generation_fields import GenerationFields
 from ..protocol.reply import Reply
+from ..protocol.wire import TextRequest
 from ..reply.told import ChunkedReply, Events, chunks
 from ..settings import Settings
 from . import sse
@@ -20,7 +20,7 @@ from .body import read_json
 from .models import ModelNames
 from .workers import Workers
 
-BodyT = TypeVar("BodyT", bound=GenerationFields)
+BodyT = TypeVar("BodyT", bound=TextRequest)
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,21 @@ class GenerationResource(Generic[BodyT]):
     """Answers one kind of request for text."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, names: ModelNames, body: type[BodyT], ask: Ask[BodyT]
+        self,
+        settings: Settings,
+        engine: Engine,
+        names: ModelNames,
+        body: type[BodyT],
+        ask: Ask[BodyT],
+        *,
+        has_typed_events: bool = False,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._names = names
         self._body = body
         self._ask = ask
+        self._has_typed_events = has_typed_events
         # Apart, so that a line of text does not wait until somebody's photographs are decoded.
         self._for_text, self._for_media = Workers(), Workers()
 
@@ -55,7 +63,7 @@ class GenerationResource(Generic[BodyT]):
             body = await read_json(req, self._body, self._settings.max_body_mb, self._for_text)
         self._names.check(body.model)
         if body.stream:
-            await sse.stream(resp, self._chunks(body))
+            await sse.stream(resp, self._chunks(body), is_typed=self._has_typed_events)
         else:
             events, reply = await self._begin(body)
             resp.data = (await reply.complete(events)).to_json()

@@ -1,6 +1,7 @@
 """Server-sent events, written by ourselves: JSON in one line each, comments while there is nothing to say."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 PING_INTERVAL_S = 10.0
 
 _PING = b": ping\n\n"
+_NAMED = b"event: "
 _DONE = b"data: [DONE]\n\n"
 
 Chunks = AsyncGenerator[Reply, None]
@@ -37,10 +39,13 @@ class EventStream(AsyncIterator[bytes]):
         await self._frames.aclose()
 
 
-async def stream(resp: Response, chunks: Chunks, ping_interval_s: float = PING_INTERVAL_S) -> None:
+async def stream(
+    resp: Response, chunks: Chunks, ping_interval_s: float = PING_INTERVAL_S, *, is_typed: bool = False
+) -> None:
     """Answers with the chunks as events, once there is a first one or the client has waited for long.
 
-    Until then an error is raised, and gets a status of its own.
+    Until then an error is raised, and gets a status of its own. Streams whose events are typed have one for
+    their end, and so does an error; the others end with ``[DONE]``.
     """
     frames = _with_pings(chunks, ping_interval_s)
     first = await anext(frames, b"")
@@ -48,20 +53,32 @@ async def stream(resp: Response, chunks: Chunks, ping_interval_s: float = PING_I
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")
     resp.status = falcon.HTTP_200
-    resp.stream = EventStream(_guarded(first, frames))
+    resp.stream = EventStream(_guarded(first, frames, is_typed=is_typed))
 
 
-async def _guarded(first: bytes, rest: Frames) -> Frames:
+async def _guarded(first: bytes, rest: Frames, *, is_typed: bool) -> Frames:
     """Ends with ``[DONE]``, or with an error frame: Falcon's error handlers are out of reach by now."""
+    num_events = int(first.startswith(_NAMED))
     async with aclosing(rest):
         try:
             yield first
             async for frame in rest:
+                num_events += frame.startswith(_NAMED)
                 yield frame
         except Exception as error:
-            yield _frame(to_json(explained(error)))
+            yield _typed_error(error, num_events) if is_typed else _frame(to_json(explained(error)))
         else:
-            yield _DONE
+            if not is_typed:
+                yield _DONE
+
+
+def _typed_error(error: Exception, num_events: int) -> bytes:
+    """Returns an event with what its type wants, and with the error object that makes SDKs raise it."""
+    fault = explained(error)
+    event = {"type": "error", "code": fault.code, "message": fault.message, "param": fault.param}
+    return _frame(
+        json.dumps(event | {"sequence_number": num_events} | json.loads(to_json(fault))).encode(), "error"
+    )
 
 
 async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:
@@ -77,7 +94,7 @@ async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:
                 chunk, coming = coming.result(), None
                 if chunk is None:
                     return
-                yield _frame(chunk.to_json())
+                yield _frame(chunk.to_json(), chunk.event_name)
         finally:
             if coming is not None:
                 await _cancel(coming)
@@ -92,5 +109,6 @@ async def _cancel(task: asyncio.Task[Reply | None]) -> None:
     await asyncio.wait({task})
 
 
-def _frame(json: bytes) -> bytes:
-    return b"data: " + json + b"\n\n"
+def _frame(content: bytes, event_name: str | None = None) -> bytes:
+    name = _NAMED + event_name.encode() + b"\n" if event_name else b""
+    return name + b"data: " + content + b"\n\n"

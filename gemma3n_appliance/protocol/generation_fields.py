@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from .structured import ResponseFormat, StructuredOutputs
-from .wire import WireModel
+from .wire import TextRequest, WireModel
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 8
@@ -54,10 +54,9 @@ class StreamOptions(WireModel):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationFields(WireModel):
+class GenerationFields(TextRequest):
     """The fields by name and type, and what they come to where they are left out."""
 
-    model: Annotated[str, Field(min_length=1)]
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -65,7 +64,6 @@ class GenerationFields(WireModel):
     presence_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     stop: Stop | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -93,11 +91,6 @@ class GenerationFields(WireModel):
     prompt_logprobs: Any = None
     stop_token_ids: Any = None
     use_beam_search: Any = None
-
-    @property
-    def has_media(self) -> bool:
-        """Whether there are pictures or clips in it."""
-        return False
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -6,6 +6,11 @@ from pydantic import BaseModel
 class Reply(BaseModel):
     """What is set is sent, null included, and what is left out stays out, whatever its default."""
 
+    @property
+    def event_name(self) -> str | None:
+        """The name that it has as an event of a stream, if such events have names."""
+        return None
+
     def to_json(self) -> bytes:
         """The object as it goes over the wire."""
         return self.model_dump_json(exclude_unset=True).encode()

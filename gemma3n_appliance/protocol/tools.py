@@ -43,7 +43,7 @@ class NamedToolChoice(WireModel):
 def _choice_form(value: Any) -> str | None:
     if isinstance(value, str):
         return "<mode>"
-    return "<named>" if isinstance(value, dict) else None
+    return "<named>" if isinstance(value, dict | NamedToolChoice) else None
 
 
 ToolChoice = Annotated[

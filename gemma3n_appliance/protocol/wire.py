@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from ..errors import InvalidRequestError
@@ -28,6 +28,18 @@ class WireModel(BaseModel):
 
     def check(self) -> None:
         """Raises InvalidRequestError for what single fields cannot show; `parse` calls it last."""
+
+
+class TextRequest(WireModel):
+    """What every request for generated text has."""
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None
+
+    @property
+    def has_media(self) -> bool:
+        """Whether there are pictures or clips in it."""
+        return False
 
 
 WireModelT = TypeVar("WireModelT", bound=WireModel)

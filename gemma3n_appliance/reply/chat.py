@@ -46,16 +46,16 @@ class ChatReply:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def chunk(self, event: Event, tally: Tally) -> ChatCompletionChunk:
-        """Returns the chunk that tells of an event."""
+    def tell(self, event: Event, tally: Tally) -> list[ChatCompletionChunk]:
+        """See `ChunkedReply`: every event has its chunk."""
         chunk = self._chunk([_choice_of(event, may_call=self.may_call)])
-        if not self.has_usage:
-            return chunk
-        return chunk.model_copy(update={"usage": self._usage(tally) if self.has_usage_so_far else None})
+        if self.has_usage:
+            chunk = chunk.model_copy(update={"usage": self._usage(tally) if self.has_usage_so_far else None})
+        return [chunk]
 
-    def usage_chunk(self, tally: Tally) -> ChatCompletionChunk:
-        """Returns the chunk that ends a stream whose client asked for usage."""
-        return self._chunk([]).model_copy(update={"usage": self._usage(tally)})
+    def tell_end(self, tally: Tally) -> list[ChatCompletionChunk]:
+        """See `ChunkedReply`: usage, if the client asked for it."""
+        return [self._chunk([]).model_copy(update={"usage": self._usage(tally)})] if self.has_usage else []
 
     async def complete(self, events: Events) -> ChatCompletion:
         """Returns the whole reply. Raises EngineError where the events end before their end."""

@@ -31,19 +31,19 @@ class CompletionReply:
     created: int = field(default_factory=lambda: int(time.time()))
     _offsets: dict[int, "_Offset"] = field(default_factory=lambda: defaultdict(_Offset))
 
-    def chunk(self, event: Event, tally: Tally) -> Completion | None:
-        """Returns the chunk that tells of an event; a beginning is told only where there is an echo."""
+    def tell(self, event: Event, tally: Tally) -> list[Completion]:
+        """See `ChunkedReply`: a beginning is told only where there is an echo."""
         choice = self._choice(event)
         if choice is None:
-            return None
+            return []
         chunk = self._completion([choice])
-        if not self.has_usage:
-            return chunk
-        return chunk.model_copy(update={"usage": tally.usage() if self.has_usage_so_far else None})
+        if self.has_usage:
+            chunk = chunk.model_copy(update={"usage": tally.usage() if self.has_usage_so_far else None})
+        return [chunk]
 
-    def usage_chunk(self, tally: Tally) -> Completion:
-        """Returns the chunk that ends a stream whose client asked for usage."""
-        return self._completion([]).model_copy(update={"usage": tally.usage()})
+    def tell_end(self, tally: Tally) -> list[Completion]:
+        """See `ChunkedReply`: usage, if the client asked for it."""
+        return [self._completion([]).model_copy(update={"usage": tally.usage()})] if self.has_usage else []
 
     async def complete(self, events: Events) -> Completion:
         """Returns the whole reply. Raises EngineError where the events end before their end."""

@@ -1,7 +1,7 @@
 """What replies of every kind make of the engine's events: count them, gather them, pass them on."""
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -71,17 +71,12 @@ class ChunkedReply(Protocol[ChunkT]):
         """How many answers there are to each prompt."""
         ...
 
-    @property
-    def has_usage(self) -> bool:
-        """Whether it ends with what it has cost."""
+    def tell(self, event: Event, tally: Tally) -> Iterable[ChunkT]:
+        """Yields the chunks that tell of an event, if there is something to tell."""
         ...
 
-    def chunk(self, event: Event, tally: Tally) -> ChunkT | None:
-        """Returns the chunk that tells of an event, unless there is nothing to tell."""
-        ...
-
-    def usage_chunk(self, tally: Tally) -> ChunkT:
-        """Returns the chunk that tells what all has cost."""
+    def tell_end(self, tally: Tally) -> Iterable[ChunkT]:
+        """Yields the chunks that come after all choices' ends."""
         ...
 
     async def complete(self, events: Events) -> Reply:
@@ -90,16 +85,16 @@ class ChunkedReply(Protocol[ChunkT]):
 
 
 async def chunks(events: Events, reply: ChunkedReply[ChunkT]) -> AsyncGenerator[ChunkT, None]:
-    """Yields what there is to tell as it comes, and the usage if asked for."""
+    """Yields what there is to tell, as it comes."""
     tally = Tally(reply.num_choices)
     async with aclosing(events):
         async for event in events:
             tally.note(event)
-            chunk = reply.chunk(event, tally)
-            if chunk is not None:
+            for chunk in reply.tell(event, tally):
                 yield chunk
-    if reply.has_usage and tally.num_finished == reply.num_prompts * reply.num_choices:
-        yield reply.usage_chunk(tally)
+    if tally.num_finished == reply.num_prompts * reply.num_choices:
+        for chunk in reply.tell_end(tally):
+            yield chunk
 
 
 async def gather(

@@ -9,12 +9,13 @@ from gemma3n_appliance.api import sse
 from gemma3n_appliance.engine.events import TextDelta
 from gemma3n_appliance.errors import ShuttingDownError
 from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk
+from gemma3n_appliance.protocol.responses_reply import ResponseEvent
 from gemma3n_appliance.reply.chat import ChatReply
 from gemma3n_appliance.reply.told import Tally
 
 
 def chunk(text: str) -> ChatCompletionChunk:
-    return ChatReply("m").chunk(TextDelta(text, 1), Tally())
+    return ChatReply("m").tell(TextDelta(text, 1), Tally())[0]
 
 
 async def frames_of(chunks: AsyncGenerator[ChatCompletionChunk, None]) -> list[bytes]:
@@ -70,6 +71,33 @@ def test_closing_the_stream_closes_what_feeds_it():
 
     asyncio.run(run())
     assert closed == [True]
+
+
+def test_a_stream_of_typed_events_ends_without_a_word_or_with_an_event_of_its_own():
+    async def said(error: Exception | None) -> AsyncGenerator[ResponseEvent, None]:
+        yield ResponseEvent(type="response.created", sequence_number=0)
+        yield ResponseEvent(type="response.in_progress", sequence_number=1)
+        if error:
+            raise error
+
+    async def frames(error: Exception | None) -> list[bytes]:
+        resp = Response()
+        await sse.stream(resp, said(error), is_typed=True)
+        return [frame async for frame in resp.stream]
+
+    whole = asyncio.run(frames(None))
+    assert [frame.split(b"\n")[0] for frame in whole] == [
+        b"event: response.created",
+        b"event: response.in_progress",
+    ]
+    broken = asyncio.run(frames(RuntimeError("secret")))
+    assert broken[:2] == whole
+    name, data = broken[2].strip().split(b"\n")
+    assert name == b"event: error"
+    event = json.loads(data.removeprefix(b"data: "))
+    assert (event["type"], event["sequence_number"]) == ("error", 2)
+    assert event["message"] == event["error"]["message"]
+    assert "secret" not in event["message"]
 
 
 @pytest.mark.parametrize(

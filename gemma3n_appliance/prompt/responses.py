@@ -1,0 +1,153 @@
+"""A request for a response as the chat that it is, and errors about that chat in the request's own words."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ..errors import ApplianceError
+from ..protocol.chat_request import ChatCompletionRequest
+from ..protocol.messages import AudioPart, ImagePart, Message, Part, RefusalPart, TextPart
+from ..protocol.responses_format import FlatJsonSchemaFormat
+from ..protocol.responses_request import (
+    AudioContent,
+    CallItem,
+    CallOutputItem,
+    Content,
+    ImageContent,
+    Item,
+    MessageItem,
+    ReasoningItem,
+    RefusalContent,
+    ResponsesRequest,
+)
+from ..protocol.responses_tools import FunctionTool, NamedTool
+from ..protocol.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
+from ..protocol.tools import (
+    FunctionCall,
+    FunctionDefinition,
+    NamedFunction,
+    NamedToolChoice,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+_NEW_NAMES = (
+    (re.compile(r"tools\[(\d+)\]\.function\."), r"tools[\1]."),
+    (re.compile(r"tool_choice\.function\."), "tool_choice."),
+    (re.compile(r"response_format\.json_schema\."), "text.format."),
+    (re.compile(r"response_format"), "text.format"),
+    (re.compile(r"max_(completion_)?tokens"), "max_output_tokens"),
+)
+_PLACE = re.compile(r"messages(?:\[(\d+)\])?")
+
+
+class ResponsesChat:
+    """The chat, and which item of the input each of its messages comes from."""
+
+    def __init__(self, body: ResponsesRequest) -> None:
+        """Raises InvalidRequestError where the chat's parts contradict each other."""
+        said = list(_messages(body))
+        self._origins = [origin for origin, _ in said]
+        self.body = ChatCompletionRequest(
+            model=body.model,
+            messages=[message for _, message in said],
+            max_completion_tokens=body.max_output_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            logprobs=body.has_logprobs,
+            top_logprobs=body.top_logprobs if body.has_logprobs else None,
+            parallel_tool_calls=body.parallel_tool_calls,
+            response_format=_format(body),
+            tools=[_tool(tool) for tool in body.tools] if body.tools else None,
+            tool_choice=_tool_choice(body),
+        )
+
+    def reworded(self, error: ApplianceError) -> ApplianceError:
+        """Returns an error about the chat as one about the request."""
+        reworded = error.anew()
+        reworded.message = self._reworded(error.message)
+        reworded.param = self._reworded(error.param) if error.param else None
+        return reworded
+
+    def _reworded(self, text: str) -> str:
+        for old, new in _NEW_NAMES:
+            text = old.sub(new, text)
+        return _PLACE.sub(self._place, text)
+
+    def _place(self, found: re.Match[str]) -> str:
+        origin = self._origins[int(found[1])] if found[1] else None
+        return "input" if origin is None else origin
+
+
+def _messages(body: ResponsesRequest) -> Iterator[tuple[str, Message]]:
+    """Yields messages, each with the path to what it comes from. Calls in a row are one message's."""
+    if body.instructions:
+        yield "instructions", Message(role="system", content=body.instructions)
+    if isinstance(body.input, str):
+        yield "input", Message(role="user", content=body.input)
+        return
+    known = [(i, item) for i, item in enumerate(body.input) if not isinstance(item, ReasoningItem)]
+    for are_calls, group in groupby(known, key=lambda each: isinstance(each[1], CallItem)):
+        items = list(group)
+        if are_calls:
+            yield f"input[{items[0][0]}]", _calls([item for _, item in items])
+        else:
+            yield from ((f"input[{i}]", _message(item)) for i, item in items)
+
+
+def _calls(items: Sequence[Item]) -> Message:
+    calls = [
+        ToolCall(id=item.call_id, function=FunctionCall(name=item.name, arguments=item.arguments))
+        for item in items
+        if isinstance(item, CallItem)
+    ]
+    return Message(role="assistant", tool_calls=calls)
+
+
+def _message(item: Item) -> Message:
+    if isinstance(item, CallOutputItem):
+        return Message(role="tool", tool_call_id=item.call_id, content=_content(item.output))
+    assert isinstance(item, MessageItem)
+    return Message(role=item.role, content=_content(item.content))
+
+
+def _content(content: str | list[Content]) -> str | list[Part]:
+    """Returns what a message holds: nothing said is an empty text."""
+    return content if isinstance(content, str) else [_part(part) for part in content] or ""
+
+
+def _part(part: Content) -> Part:
+    match part:
+        case ImageContent():
+            return ImagePart(type="image_url", image_url=part.image_url)
+        case AudioContent():
+            return AudioPart(type="input_audio", input_audio=part.input_audio)
+        case RefusalContent():
+            return RefusalPart(type="refusal", refusal=part.refusal)
+        case _:
+            return TextPart(type="text", text=part.text)
+
+
+def _format(body: ResponsesRequest) -> TextFormat | JsonObjectFormat | JsonSchemaFormat | None:
+    form = body.text.format if body.text else None
+    if not isinstance(form, FlatJsonSchemaFormat):
+        return form
+    schema = JsonSchema(
+        name=form.name, description=form.description, schema=form.json_schema, strict=form.strict
+    )
+    return JsonSchemaFormat(type="json_schema", json_schema=schema)
+
+
+def _tool(tool: FunctionTool) -> Tool:
+    function = FunctionDefinition(
+        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+    )
+    return Tool(type="function", function=function)
+
+
+def _tool_choice(body: ResponsesRequest) -> ToolChoice | None:
+    choice = body.tool_choice
+    if isinstance(choice, NamedTool):
+        return NamedToolChoice(type="function", function=NamedFunction(name=choice.name))
+    return choice
