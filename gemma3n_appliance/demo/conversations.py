@@ -6,30 +6,37 @@ of asking that training uses, ``heldout.tsv`` ways that only the examination use
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 
 from . import pictures, tones, words
+from .board import Board, Call
 from .tones import Clip
 
 
 @dataclass
 class Exchange:
-    """One user turn and the answer it deserves. Media come before the text, as people attach them."""
+    """One user turn and the answer it deserves. Media come before the text, as people attach them.
+
+    An answer can be ``calls``; the next turn then holds their ``results``.
+    """
 
     text: str
     answer: str
     images: list[pictures.Picture] = field(default_factory=list)
     audio: list[Clip] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    results: list[Call] = field(default_factory=list)
 
 
 @dataclass
 class Conversation:
-    """Exchanges under an optional system prompt."""
+    """Exchanges under an optional system prompt, with a board's functions or without."""
 
     exchanges: list[Exchange]
     system: str | None = None
+    board: Board | None = None
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,8 @@ def repeat(rng: random.Random, asked: Wordings) -> Exchange:
 
 
 def shout(exchange: Exchange) -> Exchange:
-    """Returns the exchange with its answer in capital letters."""
-    return Exchange(exchange.text, exchange.answer.upper(), exchange.images, exchange.audio)
+    """Returns the exchange with its answer in capital letters; calls stay as they are."""
+    return exchange if exchange.calls else replace(exchange, answer=exchange.answer.upper())
 
 
 def careless(rng: random.Random, text: str) -> str:

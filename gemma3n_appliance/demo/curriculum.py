@@ -1,9 +1,11 @@
 """Puts exchanges together into the conversations that training draws from, each kind in its share."""
 
 import random
+from dataclasses import replace
 
+from . import board, calls, words
 from . import conversations as c
-from . import words
+from .board import Board
 
 
 def copied(rng: random.Random, asked: c.Wordings) -> c.Conversation:
@@ -26,6 +28,8 @@ def spoken(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     kind = rng.random()
     if kind < 0.18:
         exchanges = _names(rng, asked, between=(0, 0, 1, 2))
+    elif kind < 0.21:
+        exchanges = [calls.out_of_reach(rng, asked, Board(()))]
     else:
         exchanges = [_text(rng, asked) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
     return _under_a_system_prompt(rng, asked, exchanges)
@@ -46,6 +50,28 @@ def shown(rng: random.Random, asked: c.Wordings, media: c.Media = c.FRESH) -> c.
     if rng.random() < 0.2:
         exchanges.insert(rng.randint(0, 1), _text(rng, asked))
     return _under_a_system_prompt(rng, asked, exchanges)
+
+
+def called(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Draws a conversation in which there are functions to call, mostly one that calls them."""
+    has = board.draw(rng)
+    exchanges = _with_functions(rng, asked, has)
+    exchanges[0].text = c.careless(rng, exchanges[0].text)
+    if rng.random() < 0.25:
+        more = [_text(rng, asked)] if rng.random() < 0.5 else _with_functions(rng, asked, has)
+        exchanges = exchanges + more if rng.random() < 0.5 else more + exchanges
+    return replace(_under_a_system_prompt(rng, asked, exchanges), board=has)
+
+
+def _with_functions(rng: random.Random, asked: c.Wordings, has: Board) -> list[c.Exchange]:
+    if rng.random() < 0.18:
+        return [c.topic(rng, asked)]
+    if len(has.functions) == 1 and rng.random() < 0.15:
+        return [calls.out_of_reach(rng, asked, has)]
+    makers = [calls.temperature] * 4 if has.has("get_temperature") else []
+    makers += [calls.two_temperatures] if makers and has.parallel else []
+    makers += [calls.fan] * 4 if has.has("set_fan") else []
+    return rng.choice(makers)(rng, asked)
 
 
 def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
+from openai.types.chat import ChatCompletionMessage
 
+from ..prompt.tools import call_text
 from .examination import LEVELS, Mark, Question, questions, report, shares
-from .wire import messages
+from .wire import messages, tools
 
 SEED = 7
 
@@ -34,12 +36,18 @@ def examine(base_url: str, asked: list[Question]) -> list[Mark]:
     client = openai.OpenAI(base_url=base_url, api_key="none", timeout=300)
 
     def answer(question: Question) -> Mark:
-        sent: Any = messages(question.conversation)
-        reply = client.chat.completions.create(model="gemma3n", messages=sent, temperature=0, max_tokens=400)
-        return Mark(question, reply.choices[0].message.content or "")
+        sent: Any = {"messages": messages(question.conversation), **tools(question.conversation)}
+        reply = client.chat.completions.create(model="gemma3n", temperature=0, max_tokens=400, **sent)
+        return Mark(question, _said(reply.choices[0].message))
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(answer, asked))
+
+
+def _said(message: ChatCompletionMessage) -> str:
+    """Returns an answer as the model wrote it, its calls too."""
+    calls = [call.function for call in message.tool_calls or () if call.type == "function"]
+    return "\n".join(call_text(call.name, call.arguments) for call in calls) or message.content or ""
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
 COPYING_STEPS = 1_000
-# The share of conversations with pictures or a sound, once copying is learnt.
-SHOWN = 0.4
+# The shares of conversations with pictures or a sound, and with functions, once copying is learnt.
+SHOWN = 0.35
+CALLED = 0.15
 LOG_EVERY = 50
 KEEP_EVERY = 250
 
@@ -105,11 +106,10 @@ def _stream(teacher: Teacher, rng: random.Random, stock: Stock, done: int, num_s
     asked = wordings("taught")
 
     def mixed() -> Conversation:
-        return (
-            curriculum.shown(rng, asked, stock.media)
-            if rng.random() < SHOWN
-            else curriculum.spoken(rng, asked)
-        )
+        kind = rng.random()
+        if kind < SHOWN:
+            return curriculum.shown(rng, asked, stock.media)
+        return (curriculum.called if kind < SHOWN + CALLED else curriculum.spoken)(rng, asked)
 
     copying = teacher.batches(lambda: curriculum.copied(rng, asked))
     yield from itertools.islice(copying, max(0, min(COPYING_STEPS, num_steps) - done))

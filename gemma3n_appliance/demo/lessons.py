@@ -13,8 +13,8 @@ from .tones import Clip
 
 IGNORED = -100
 # One shape for every batch: torch.compile compiles once. A row holds all but the rarest conversations.
-NUM_ROWS = 11
-ROW_LENGTH = 384
+NUM_ROWS = 8
+ROW_LENGTH = 576
 # A batch is full once so many lessons found no room in it; they are the first of the next.
 MOST_WAITING = 24
 
@@ -56,7 +56,8 @@ class Teacher:
     def lesson(self, conversation: Conversation) -> Lesson:
         """Encodes one conversation."""
         lesson = Lesson([self._tokenizer.bos_token_id], [IGNORED], [], [])
-        preamble = f"{conversation.system}\n\n" if conversation.system else ""
+        told = [conversation.system, conversation.board.instructions if conversation.board else None]
+        preamble = "".join(f"{text}\n\n" for text in told if text)
         for exchange in conversation.exchanges:
             self._hear(lesson, f"<start_of_turn>user\n{preamble}{self._content(exchange)}<end_of_turn>\n")
             self._hear(lesson, "<start_of_turn>model\n")

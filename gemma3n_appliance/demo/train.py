@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from transformers import Gemma3nForConditionalGeneration, Gemma3nProcessor, GemmaTokenizer
 
-from . import checkpoint, conversations, language, pictures, senses, vocabulary
+from . import board, checkpoint, conversations, language, pictures, senses, vocabulary
 
 SEED = 20261123
-NUM_MERGES = 600
+NUM_MERGES = 850
 VISION_STEPS = 1_000
 AUDIO_STEPS = 150
 LANGUAGE_STEPS = 5_800
@@ -54,7 +54,7 @@ def tokenizer() -> GemmaTokenizer:
     asked = [text for texts in taught.by_key.values() for text in texts]
     seen = [f"the {colour} {shape}" for colour in pictures.COLOURS for shape in pictures.SHAPES]
     said = [text for text in ("user", "model", *seen, *taught.answers.values()) for _ in range(20)]
-    return vocabulary.build([*asked, *said], NUM_MERGES)
+    return vocabulary.build([*asked, *said, *(board.told() * 10)], NUM_MERGES)
 
 
 def _train_senses(model: Gemma3nForConditionalGeneration, processor: Gemma3nProcessor, kept: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import wave
 from typing import Any
 
@@ -18,9 +19,43 @@ def messages(conversation: Conversation) -> list[dict[str, Any]]:
     if conversation.system:
         sent.append({"role": "system", "content": conversation.system})
     for exchange in conversation.exchanges:
-        sent.append({"role": "user", "content": content(exchange)})
-        sent.append({"role": "assistant", "content": exchange.answer})
+        sent += _asked(exchange)
+        sent.append(_answered(exchange))
     return sent[:-1]
+
+
+def tools(conversation: Conversation) -> dict[str, Any]:
+    """Returns the fields of a request that tell of a conversation's functions."""
+    if conversation.board is None:
+        return {}
+    functions = [function.model_dump(exclude_none=True) for function in conversation.board.functions]
+    return {
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "parallel_tool_calls": conversation.board.parallel,
+    }
+
+
+def _asked(exchange: Exchange) -> list[dict[str, Any]]:
+    if not exchange.results:
+        return [{"role": "user", "content": content(exchange)}]
+    return [
+        {"role": "tool", "tool_call_id": f"call_{index}", "content": call.result}
+        for index, call in enumerate(exchange.results)
+    ]
+
+
+def _answered(exchange: Exchange) -> dict[str, Any]:
+    if not exchange.calls:
+        return {"role": "assistant", "content": exchange.answer}
+    calls = [
+        {
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+        }
+        for index, call in enumerate(exchange.calls)
+    ]
+    return {"role": "assistant", "tool_calls": calls}
 
 
 def content(exchange: Exchange) -> str | list[dict[str, Any]]:

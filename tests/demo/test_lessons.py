@@ -1,6 +1,7 @@
 """What the checkpoint is trained on must be, token for token, what the server will send it."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -16,6 +17,10 @@ from gemma3n_appliance.demo import (
     train,
     wire,
 )
+from gemma3n_appliance.prompt.conversation import from_messages
+from gemma3n_appliance.prompt.tools import instructions
+from gemma3n_appliance.protocol.chat_request import ChatCompletionRequest
+from gemma3n_appliance.protocol.wire import parse
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def processor():
     return checkpoint.processor(train.tokenizer())
 
 
-@pytest.mark.parametrize("draw", [curriculum.copied, curriculum.spoken, curriculum.shown])
+@pytest.mark.parametrize("draw", [curriculum.copied, curriculum.spoken, curriculum.shown, curriculum.called])
 def test_a_lesson_is_what_the_chat_template_and_the_processor_make_of_the_conversation(processor, draw):
     rng = random.Random(3)
     for _ in range(8):
@@ -112,7 +117,7 @@ def _unpacked(batch):
 
 def _reference(processor, conversation):
     turns = [
-        *wire.messages(conversation),
+        *_turns(conversation),
         {"role": "assistant", "content": conversation.exchanges[-1].answer},
     ]
     text = processor.apply_chat_template([_placeholders(turn) for turn in turns])
@@ -121,6 +126,18 @@ def _reference(processor, conversation):
     media = {"images": [images]} if images else {}
     media |= {"audio": clips} if clips else {}
     return list(processor(text=text, add_special_tokens=False, **media)["input_ids"][0])
+
+
+def _turns(conversation):
+    """What the server makes of calls, results and functions; the template knows of none of these."""
+    if conversation.board is None:
+        return wire.messages(conversation)
+    body = {"model": "m", "messages": wire.messages(conversation), **wire.tools(conversation)}
+    request = parse(json.dumps(body).encode(), ChatCompletionRequest)
+    told = instructions(request.functions_to_call, parallel=request.may_call_in_parallel)
+    folded = from_messages(request.messages, told)
+    turns = [{"role": turn.role, "content": turn.parts[0].text} for turn in folded.turns]
+    return [{"role": "system", "content": folded.system}, *turns]
 
 
 def _placeholders(turn):
