@@ -13,6 +13,7 @@ from ..protocol.responses_request import ResponsesRequest
 from ..settings import Settings
 from . import chat, completions, errors, responses
 from .access import AccessLog
+from .description import DescriptionResource
 from .disconnect import ASGIApp, CancelOnDisconnect
 from .generation import GenerationResource
 from .health import HealthResource
@@ -51,6 +52,7 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     tokens = TokensResource(settings, engine, prompts, names)
     app.add_route("/tokenize", tokens, suffix="tokenize")
     app.add_route("/detokenize", tokens, suffix="detokenize")
+    app.add_route("/openapi.json", DescriptionResource())
     app.add_route("/health", health)
     app.add_route("/health/ready", health, suffix="ready")
     return AccessLog(CancelOnDisconnect(app))

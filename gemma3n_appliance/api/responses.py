@@ -22,7 +22,6 @@ def asking(prompts: Prompts) -> Ask[ResponsesRequest]:
     def ask(body: ResponsesRequest, model: LoadedModel, request_id: str) -> Asked:
         chat = ResponsesChat(body)
         try:
-            chat.body.check()
             prompt = prompts.for_chat(chat.body, model, request_id)
         except InvalidRequestError as error:
             raise chat.reworded(error) from None

@@ -1,10 +1,13 @@
 """A request for a response as the chat that it is, and errors about that chat in the request's own words."""
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ..errors import ApplianceError
+from pydantic import ValidationError
+
+from ..errors import InvalidRequestError
 from ..protocol.chat_request import ChatCompletionRequest
 from ..protocol.messages import AudioPart, ImagePart, Message, Part, RefusalPart, TextPart
 from ..protocol.responses_format import FlatJsonSchemaFormat
@@ -23,6 +26,7 @@ from ..protocol.responses_request import (
 from ..protocol.responses_tools import FunctionTool, NamedTool
 from ..protocol.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
 from ..protocol.tools import (
+    MAX_TOOLS,
     FunctionCall,
     FunctionDefinition,
     NamedFunction,
@@ -31,6 +35,7 @@ from ..protocol.tools import (
     ToolCall,
     ToolChoice,
 )
+from ..protocol.wire import refusal
 
 _NEW_NAMES = (
     (re.compile(r"tools\[(\d+)\]\.function\."), r"tools[\1]."),
@@ -46,26 +51,21 @@ class ResponsesChat:
     """The chat, and which item of the input each of its messages comes from."""
 
     def __init__(self, body: ResponsesRequest) -> None:
-        """Raises InvalidRequestError where the chat's parts contradict each other."""
-        said = list(_messages(body))
-        self._origins = [origin for origin, _ in said]
-        self.body = ChatCompletionRequest(
-            model=body.model,
-            messages=[message for _, message in said],
-            max_completion_tokens=body.max_output_tokens,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            logprobs=body.has_logprobs,
-            top_logprobs=body.top_logprobs if body.has_logprobs else None,
-            parallel_tool_calls=body.parallel_tool_calls,
-            response_format=_format(body),
-            tools=[_tool(tool) for tool in body.tools] if body.tools else None,
-            tool_choice=_tool_choice(body),
-        )
+        """Raises InvalidRequestError where it would be no chat, or one whose fields contradict each other."""
+        self._origins: list[str] = []
+        try:
+            said = list(_messages(body))
+            self._origins = [origin for origin, _ in said]
+            self.body = _chat(body, [message for _, message in said])
+            self.body.check()
+        except ValidationError as error:
+            raise self.reworded(refusal(error)) from None
+        except InvalidRequestError as error:
+            raise self.reworded(error) from None
 
-    def reworded(self, error: ApplianceError) -> ApplianceError:
+    def reworded(self, error: InvalidRequestError) -> InvalidRequestError:
         """Returns an error about the chat as one about the request."""
-        reworded = error.anew()
+        reworded = copy.copy(error)
         reworded.message = self._reworded(error.message)
         reworded.param = self._reworded(error.param) if error.param else None
         return reworded
@@ -76,8 +76,24 @@ class ResponsesChat:
         return _PLACE.sub(self._place, text)
 
     def _place(self, found: re.Match[str]) -> str:
-        origin = self._origins[int(found[1])] if found[1] else None
-        return "input" if origin is None else origin
+        index = int(found[1]) if found[1] else len(self._origins)
+        return self._origins[index] if index < len(self._origins) else "input"
+
+
+def _chat(body: ResponsesRequest, messages: list[Message]) -> ChatCompletionRequest:
+    return ChatCompletionRequest(
+        model=body.model,
+        messages=messages,
+        max_completion_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        logprobs=body.has_logprobs,
+        top_logprobs=body.top_logprobs if body.has_logprobs else None,
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_format(body),
+        tools=[_tool(tool) for tool in body.tools] if body.tools else None,
+        tool_choice=_tool_choice(body),
+    )
 
 
 def _messages(body: ResponsesRequest) -> Iterator[tuple[str, Message]]:
@@ -91,7 +107,9 @@ def _messages(body: ResponsesRequest) -> Iterator[tuple[str, Message]]:
     for are_calls, group in groupby(known, key=lambda each: isinstance(each[1], CallItem)):
         items = list(group)
         if are_calls:
-            yield f"input[{items[0][0]}]", _calls([item for _, item in items])
+            for start in range(0, len(items), MAX_TOOLS):
+                together = items[start : start + MAX_TOOLS]
+                yield f"input[{together[0][0]}]", _calls([item for _, item in together])
         else:
             yield from ((f"input[{i}]", _message(item)) for i, item in items)
 

@@ -9,19 +9,19 @@ from .reply import Reply, Usage
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class FunctionCall(BaseModel):
+class OutputFunction(BaseModel):
     """What to call; ``arguments`` is JSON."""
 
     name: str
     arguments: str
 
 
-class ToolCall(BaseModel):
+class OutputToolCall(BaseModel):
     """A call that the client is to make."""
 
     id: str
     type: Literal["function"]
-    function: FunctionCall
+    function: OutputFunction
 
 
 class AssistantMessage(BaseModel):
@@ -30,7 +30,7 @@ class AssistantMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OutputToolCall] | None = None
 
 
 class TopLogprob(BaseModel):

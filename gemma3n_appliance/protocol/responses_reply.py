@@ -85,7 +85,7 @@ class IncompleteDetails(BaseModel):
     reason: Literal["max_output_tokens"]
 
 
-class Reasoning(BaseModel):
+class NoReasoning(BaseModel):
     """How much was thought about it: Gemma 3n does not."""
 
     effort: None = None
@@ -109,7 +109,7 @@ class Response(Reply):
     output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: None = None
-    reasoning: Reasoning = Field(default_factory=lambda: Reasoning())
+    reasoning: NoReasoning = Field(default_factory=lambda: NoReasoning())
     store: bool = False
     temperature: float
     text: dict[str, Any]

@@ -62,15 +62,18 @@ class AudioContent(WireModel):
     input_audio: InputAudio
 
 
+def _content_type(value: Any) -> str | None:
+    tag = _type_of(value)
+    return "<text>" if tag in ("<input_text>", "<output_text>") else tag
+
+
 Content = Annotated[
-    Annotated[TextContent, Tag("<input_text>")]
-    | Annotated[TextContent, Tag("<output_text>")]
-    | Annotated[TextContent, Tag("<text>")]
+    Annotated[TextContent, Tag("<text>")]
     | Annotated[RefusalContent, Tag("<refusal>")]
     | Annotated[ImageContent, Tag("<input_image>")]
     | Annotated[AudioContent, Tag("<input_audio>")],
     Discriminator(
-        _type_of,
+        _content_type,
         custom_error_type="content_type",
         custom_error_message="Input should be an object whose type is input_text, input_image or input_audio",
     ),

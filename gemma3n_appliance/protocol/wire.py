@@ -55,12 +55,16 @@ def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
     try:
         parsed = model.model_validate(document)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise _refusal(faults[0]) from None
+        raise refusal(error) from None
     parsed.check()
     if unknown := list(islice(_unknown_fields(document, parsed, ""), _MOST_UNKNOWN_FIELDS)):
         log.debug("unknown_fields_ignored", fields=unknown)
     return parsed
+
+
+def refusal(error: ValidationError) -> InvalidRequestError:
+    """Returns the first of the faults that were found, in OpenAI's words."""
+    return _refusal(error.errors(include_url=False, include_context=False, include_input=False)[0])
 
 
 def _document(raw: bytes) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from ..protocol.chat_reply import (
     ChoiceLogprobs,
     ChunkChoice,
     Delta,
-    FunctionCall,
     FunctionCallDelta,
+    OutputFunction,
+    OutputToolCall,
     TokenLogprob,
-    ToolCall,
     ToolCallDelta,
     TopLogprob,
 )
@@ -124,13 +124,13 @@ def _call_delta(event: CallDelta) -> ToolCallDelta:
     return ToolCallDelta(index=event.index, id=event.call_id, type="function", function=function)
 
 
-def _whole_calls(deltas: Sequence[CallDelta]) -> list[ToolCall]:
+def _whole_calls(deltas: Sequence[CallDelta]) -> list[OutputToolCall]:
     """Returns the calls in order; each begins with the delta that names it."""
-    calls: list[ToolCall] = []
+    calls: list[OutputToolCall] = []
     for delta in deltas:
         if delta.call_id is not None:
-            function = FunctionCall(name=delta.name or "", arguments="")
-            calls.append(ToolCall(id=delta.call_id, type="function", function=function))
+            function = OutputFunction(name=delta.name or "", arguments="")
+            calls.append(OutputToolCall(id=delta.call_id, type="function", function=function))
         calls[-1].function.arguments += delta.arguments
     return calls
 

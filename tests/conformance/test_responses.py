@@ -294,6 +294,7 @@ BROKEN = base64.b64encode(b"no picture").decode()
             "input[1].content[0].image_url",
         ),
         ({"input": "word " * 6_000}, "input"),
+        ({"input": [{"type": "reasoning"}]}, "input"),
         ({"max_output_tokens": 5_000}, "max_output_tokens"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),

@@ -1,0 +1,160 @@
+"""``GET /openapi.json``: what this server takes and answers, from the very models that check it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from .chat_reply import ChatCompletion, ChatCompletionChunk
+from .chat_request import ChatCompletionRequest
+from .completion_reply import Completion
+from .completion_request import CompletionRequest
+from .error import ErrorReply
+from .health import Health
+from .model_list import Model, ModelList
+from .responses_reply import Response, ResponseEvent
+from .responses_request import ResponsesRequest
+from .tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
+
+_JSON = "application/json"
+_REFUSALS = {
+    400: "What was sent is wrong; `param` says where.",
+    404: "There is no such model.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "The queue is full; `Retry-After` says when to try again.",
+    503: "Not now: the model is loading, memory is short, or the server stops.",
+}
+_LACKS_MODEL = (404,)
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """One thing that can be asked for; ``refusals`` are the statuses of answers that are errors."""
+
+    method: str
+    path: str
+    summary: str
+    reply: type[BaseModel]
+    body: type[BaseModel] | None = None
+    chunk: type[BaseModel] | None = None
+    refusals: tuple[int, ...] = ()
+    is_well_or_not: bool = False
+
+    @property
+    def models(self) -> list[type[BaseModel]]:
+        """What it takes and answers, whole and in chunks."""
+        return [model for model in (self.reply, self.body, self.chunk) if model]
+
+
+_ALL = tuple(_REFUSALS)
+_OPERATIONS = (
+    _Operation(
+        "post",
+        "/v1/chat/completions",
+        "Answers a conversation.",
+        ChatCompletion,
+        ChatCompletionRequest,
+        ChatCompletionChunk,
+        refusals=_ALL,
+    ),
+    _Operation(
+        "post",
+        "/v1/responses",
+        "Answers a conversation, in OpenAI's newer form.",
+        Response,
+        ResponsesRequest,
+        ResponseEvent,
+        refusals=_ALL,
+    ),
+    _Operation(
+        "post",
+        "/v1/completions",
+        "Goes on with texts or tokens.",
+        Completion,
+        CompletionRequest,
+        Completion,
+        refusals=_ALL,
+    ),
+    _Operation("get", "/v1/models", "Lists the one model there is.", ModelList),
+    _Operation(
+        "get", "/v1/models/{name}", "Tells of the model by any of its names.", Model, refusals=_LACKS_MODEL
+    ),
+    _Operation("post", "/tokenize", "Counts tokens.", Tokenized, TokenizeRequest, refusals=_ALL),
+    _Operation("post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL),
+    _Operation("get", "/health", "Tells how the server is.", Health, is_well_or_not=True),
+    _Operation(
+        "get", "/health/ready", "Tells whether a request would be taken.", Health, is_well_or_not=True
+    ),
+)
+
+
+def document(version: str) -> dict[str, Any]:
+    """Returns the description as an OpenAPI 3.1 document."""
+    models = [model for operation in _OPERATIONS for model in operation.models] + [ErrorReply]
+    schemas = _Schemas(models)
+    paths: dict[str, Any] = {}
+    for operation in _OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "gemma3n_appliance",
+            "version": version,
+            "description": "Gemma 3n as OpenAI's clients know it.",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas.definitions},
+    }
+
+
+class _Schemas:
+    """The schemas of models, each under a name of its own."""
+
+    # What a reply leaves out where there is nothing to tell is not required: as if it were read.
+    _MODE: JsonSchemaMode = "validation"
+
+    def __init__(self, models: Sequence[type[BaseModel]]) -> None:
+        wanted = [(model, self._MODE) for model in dict.fromkeys(models)]
+        self._references, defined = models_json_schema(
+            wanted, by_alias=True, ref_template="#/components/schemas/{model}"
+        )
+        self.definitions: dict[str, Any] = defined["$defs"]
+
+    def of(self, model: type[BaseModel]) -> dict[str, Any]:
+        """Returns a reference to a model's schema."""
+        return self._references[(model, self._MODE)]
+
+
+def _event(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of one event; streams of chunks without types end with one more, ``[DONE]``."""
+    data = {"type": "string", "contentMediaType": _JSON, "contentSchema": chunk}
+    return {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, data]}},
+        "required": ["data"],
+    }
+
+
+def _described(operation: _Operation, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {_JSON: {"schema": schemas.of(operation.reply)}}
+    if operation.chunk:
+        content["text/event-stream"] = {"schema": _event(schemas.of(operation.chunk))}
+    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
+    if operation.is_well_or_not:
+        responses["503"] = {"description": "Not well, or not ready.", "content": content}
+    error = {_JSON: {"schema": schemas.of(ErrorReply)}}
+    for status in operation.refusals:
+        responses[str(status)] = {"description": _REFUSALS[status], "content": error}
+    described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
+    if operation.body:
+        body = {_JSON: {"schema": schemas.of(operation.body)}}
+        described["requestBody"] = {"required": True, "content": body}
+    if "{name}" in operation.path:
+        described["parameters"] = [
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    return described
