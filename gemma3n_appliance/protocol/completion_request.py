@@ -5,11 +5,15 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from ..errors import InvalidRequestError
-from .generation_fields import GenerationFields
+from .generation_fields import MAX_CHOICES, GenerationFields
 from .refusals import check_stream_options, check_structure, refuse_named
 
 MAX_PROMPTS = 64
-MAX_PROMPT_TOKENS = 1_000_000
+# Of all prompts together; fewer where each token has its likeliest beside it.
+MAX_ANSWERS = 64
+MAX_ANSWERS_WITH_LOGPROBS = MAX_CHOICES
+# More than any context.
+MAX_PROMPT_TOKENS = 100_000
 MAX_LOGPROBS = 20
 # OpenAI's default: without a chat's form, hardly a model finds an end.
 DEFAULT_MAX_TOKENS = 16
@@ -66,6 +70,14 @@ class CompletionRequest(GenerationFields):
         if self.best_of is not None and self.best_of != self.num_choices:
             raise InvalidRequestError(
                 "'best_of' other than 'n' is not supported by this server: leave it out.", param="best_of"
+            )
+
+        most = MAX_ANSWERS if self.logprobs is None else MAX_ANSWERS_WITH_LOGPROBS
+        if len(self.prompts) * self.num_choices > most:
+            raise InvalidRequestError(
+                f"{len(self.prompts)} prompts with {self.num_choices} answers each are more than {most}: "
+                "send some of them later.",
+                param="prompt",
             )
 
     @property

@@ -220,7 +220,8 @@ class ResponsesRequest(TextRequest):
             for item in self.input
             if isinstance(item, MessageItem | CallOutputItem)
         )
-        return any(isinstance(part, ImageContent | AudioContent) for content in contents for part in content)
+        lists = (content for content in contents if isinstance(content, list))
+        return any(isinstance(part, ImageContent | AudioContent) for content in lists for part in content)
 
     @property
     def has_logprobs(self) -> bool:

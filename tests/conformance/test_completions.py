@@ -136,6 +136,8 @@ def test_answers_stop_and_keep_to_a_form_as_in_chats(client, prompts):
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": [5, 10**9]}, "prompt"),
         ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": ["a"] * 33, "n": 2}, "prompt"),
+        ({"prompt": ["a"] * 3, "n": 3, "logprobs": 1}, "prompt"),
         ({"prompt": [7] * 5_000}, "prompt"),
         ({"max_tokens": 5_000}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
