@@ -1,5 +1,6 @@
 """Puts the routes and the layers around them together."""
 
+from functools import partial
 from typing import Protocol
 
 import falcon.asgi
@@ -39,10 +40,10 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     names = ModelNames(settings)
     models = ModelsResource(names)
     health = HealthResource(engine, names)
-    chats = GenerationResource(settings, engine, names, ChatCompletionRequest, chat.asking(prompts))
-    texts = GenerationResource(settings, engine, names, CompletionRequest, completions.asking(prompts))
+    chats = GenerationResource(settings, engine, names, ChatCompletionRequest, partial(chat.ask, prompts))
+    texts = GenerationResource(settings, engine, names, CompletionRequest, partial(completions.ask, prompts))
     answers = GenerationResource(
-        settings, engine, names, ResponsesRequest, responses.asking(prompts), has_typed_events=True
+        settings, engine, names, ResponsesRequest, partial(responses.ask, prompts), has_typed_events=True
     )
     app.add_route("/v1/chat/completions", chats)
     app.add_route("/v1/completions", texts)

@@ -4,23 +4,19 @@ from ..engine.runner import LoadedModel
 from ..prompt.prompts import Prompts
 from ..protocol.completion_request import CompletionRequest
 from ..reply.completion import CompletionReply
-from .generation import Ask, Asked
+from .generation import Asked
 
 
-def asking(prompts: Prompts) -> Ask[CompletionRequest]:
-    """Returns what turns prompts without a chat's form into work for the engine."""
-
-    def ask(body: CompletionRequest, model: LoadedModel, request_id: str) -> Asked:
-        requests = prompts.for_completion(body, model, request_id)
-        reply = CompletionReply(
-            model=body.model,
-            num_prompts=len(requests),
-            num_choices=body.num_choices,
-            echoes=prompts.echoes(body, model),
-            has_logprobs=body.logprobs is not None,
-            has_usage=body.includes_usage,
-            has_usage_so_far=body.includes_usage_so_far,
-        )
-        return Asked(tuple(requests), reply)
-
-    return ask
+def ask(prompts: Prompts, body: CompletionRequest, model: LoadedModel, request_id: str) -> Asked:
+    """Turns prompts without a chat's form into work for the engine."""
+    requests = prompts.for_completion(body, model, request_id)
+    reply = CompletionReply(
+        model=body.model,
+        num_prompts=len(requests),
+        num_choices=body.num_choices,
+        echoes=prompts.echoes(body, model),
+        has_logprobs=body.logprobs is not None,
+        has_usage=body.includes_usage,
+        has_usage_so_far=body.includes_usage_so_far,
+    )
+    return Asked(tuple(requests), reply)

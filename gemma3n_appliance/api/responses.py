@@ -13,21 +13,17 @@ from ..protocol.responses_format import FlatJsonSchemaFormat
 from ..protocol.responses_reply import Response
 from ..protocol.responses_request import ResponsesRequest
 from ..reply.responses import ResponsesReply
-from .generation import Ask, Asked
+from .generation import Asked
 
 
-def asking(prompts: Prompts) -> Ask[ResponsesRequest]:
-    """Returns what turns a request for a response into work for the engine, by way of the chat that it is."""
-
-    def ask(body: ResponsesRequest, model: LoadedModel, request_id: str) -> Asked:
-        chat = ResponsesChat(body)
-        try:
-            prompt = prompts.for_chat(chat.body, model, request_id)
-        except InvalidRequestError as error:
-            raise chat.reworded(error) from None
-        return Asked((prompt.request,), ResponsesReply(_begun(body, prompt.request)))
-
-    return ask
+def ask(prompts: Prompts, body: ResponsesRequest, model: LoadedModel, request_id: str) -> Asked:
+    """Turns a request for a response into work for the engine, by way of the chat that it is."""
+    chat = ResponsesChat(body)
+    try:
+        prompt = prompts.for_chat(chat.body, model, request_id)
+    except InvalidRequestError as error:
+        raise chat.reworded(error) from None
+    return Asked((prompt.request,), ResponsesReply(_begun(body, prompt.request)))
 
 
 def _begun(body: ResponsesRequest, request: GenerationRequest) -> Response:

@@ -6,26 +6,22 @@ from . import board
 from .board import Board, Call
 from .conversations import Exchange, Wordings
 
-# At the beginning of a sentence and within one.
-_NAMED = {"cpu": ("The CPU", "the CPU"), "gpu": ("The GPU", "the GPU"), "board": ("The board", "the board")}
-
 
 def temperature(rng: random.Random, asked: Wordings) -> list[Exchange]:
     """Asks how hot a part is: a call, and the answer from its result."""
     sensor = rng.choice(tuple(board.SENSORS))
     call, degrees = board.reading(rng, sensor)
     text = asked.ask(rng, "ask_temperature", sensor=board.SENSORS[sensor])
-    return _called(text, [call], f"{_NAMED[sensor][0]} is at {degrees} degrees.")
+    return _called(text, [call], f"The {board.SENSORS[sensor]} is at {degrees} degrees.")
 
 
 def two_temperatures(rng: random.Random, asked: Wordings) -> list[Exchange]:
     """Asks how hot two parts are: two calls at once, and one answer."""
     first, second = rng.sample(tuple(board.SENSORS), 2)
     (call, degrees), (other_call, other_degrees) = board.reading(rng, first), board.reading(rng, second)
-    text = asked.ask(rng, "ask_two_temperatures", first=board.SENSORS[first], second=board.SENSORS[second])
-    answer = (
-        f"{_NAMED[first][0]} is at {degrees} degrees and {_NAMED[second][1]} is at {other_degrees} degrees."
-    )
+    part, other_part = board.SENSORS[first], board.SENSORS[second]
+    text = asked.ask(rng, "ask_two_temperatures", first=part, second=other_part)
+    answer = f"The {part} is at {degrees} degrees and the {other_part} is at {other_degrees} degrees."
     return _called(text, [call, other_call], answer)
 
 

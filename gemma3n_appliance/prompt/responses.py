@@ -23,13 +23,11 @@ from ..protocol.responses_request import (
     RefusalContent,
     ResponsesRequest,
 )
-from ..protocol.responses_tools import FunctionTool, NamedTool
-from ..protocol.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
+from ..protocol.responses_tools import NamedTool
+from ..protocol.structured import JsonObjectFormat, JsonSchemaFormat, TextFormat
 from ..protocol.tools import (
     MAX_TOOLS,
     FunctionCall,
-    FunctionDefinition,
-    NamedFunction,
     NamedToolChoice,
     Tool,
     ToolCall,
@@ -91,7 +89,7 @@ def _chat(body: ResponsesRequest, messages: list[Message]) -> ChatCompletionRequ
         top_logprobs=body.top_logprobs if body.has_logprobs else None,
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=_format(body),
-        tools=[_tool(tool) for tool in body.tools] if body.tools else None,
+        tools=[Tool(type="function", function=tool) for tool in body.tools] if body.tools else None,
         tool_choice=_tool_choice(body),
     )
 
@@ -151,21 +149,11 @@ def _format(body: ResponsesRequest) -> TextFormat | JsonObjectFormat | JsonSchem
     form = body.text.format if body.text else None
     if not isinstance(form, FlatJsonSchemaFormat):
         return form
-    schema = JsonSchema(
-        name=form.name, description=form.description, schema=form.json_schema, strict=form.strict
-    )
-    return JsonSchemaFormat(type="json_schema", json_schema=schema)
-
-
-def _tool(tool: FunctionTool) -> Tool:
-    function = FunctionDefinition(
-        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
-    )
-    return Tool(type="function", function=function)
+    return JsonSchemaFormat(type="json_schema", json_schema=form)
 
 
 def _tool_choice(body: ResponsesRequest) -> ToolChoice | None:
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
-        return NamedToolChoice(type="function", function=NamedFunction(name=choice.name))
+        return NamedToolChoice(type="function", function=choice)
     return choice

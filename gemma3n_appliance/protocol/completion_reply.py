@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from pydantic import BaseModel
+
 from .reply import Reply, Usage
 
 
-class CompletionLogprobs(Reply):
+class CompletionLogprobs(BaseModel):
     """The tokens of a text; ``text_offset`` counts characters from where the text of the choice begins.
 
     ``top_logprobs`` has the chosen token as well as the likeliest, as OpenAI's have.
@@ -17,7 +19,7 @@ class CompletionLogprobs(Reply):
     text_offset: list[int]
 
 
-class CompletionChoice(Reply):
+class CompletionChoice(BaseModel):
     """One text, or more of it; ``finish_reason`` comes with the end."""
 
     index: int

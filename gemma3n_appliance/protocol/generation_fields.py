@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from .structured import ResponseFormat, StructuredOutputs
+from .unions import text_or
 from .wire import TextRequest, WireModel
 
 MAX_STOP_STRINGS = 4
@@ -30,17 +31,11 @@ def _few_biases(value: Any) -> Any:
 LogitBias = Annotated[dict[TokenId, Bias], BeforeValidator(_few_biases)]
 
 
-def _stop_form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "<text>"
-    return "<list>" if isinstance(value, list) else None
-
-
 Stop = Annotated[
     Annotated[StopString, Tag("<text>")]
     | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag("<list>")],
     Discriminator(
-        _stop_form,
+        text_or("<list>", list),
         custom_error_type="stop",
         custom_error_message=f"Input should be a string or a list of up to {MAX_STOP_STRINGS} strings",
     ),

@@ -5,25 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from .tools import MAX_TOOLS, ToolCall
+from .unions import by_type, text_or
 from .wire import WireModel
 
 MAX_PARTS = 1_000
-
-# Tags in angle brackets name the branches of a union; `wire` leaves them out of error paths.
-
-
-def _text_or(tag: str, kind: type) -> Any:
-    def choose(value: Any) -> str | None:
-        if isinstance(value, str):
-            return "<text>"
-        return tag if isinstance(value, kind) else None
-
-    return choose
-
-
-def _part_type(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>"
 
 
 class TextPart(WireModel):
@@ -47,7 +32,7 @@ class ImagePart(WireModel):
     image_url: Annotated[
         Annotated[str, Tag("<text>")] | Annotated[ImageUrl, Tag("<object>")],
         Discriminator(
-            _text_or("<object>", dict),
+            text_or("<object>", dict),
             custom_error_type="image_url",
             custom_error_message='Input should be an object such as {"url": "data:image/png;base64,..."}',
         ),
@@ -86,7 +71,7 @@ Part = Annotated[
     | Annotated[AudioPart, Tag("<input_audio>")]
     | Annotated[RefusalPart, Tag("<refusal>")],
     Discriminator(
-        _part_type,
+        by_type,
         custom_error_type="part_type",
         custom_error_message="Input should be an object whose type is text, image_url or input_audio",
     ),
@@ -96,7 +81,7 @@ Content = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<parts>")],
     Discriminator(
-        _text_or("<parts>", list),
+        text_or("<parts>", list),
         custom_error_type="content",
         custom_error_message="Input should be a string or a list of parts",
     ),

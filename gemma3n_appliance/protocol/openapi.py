@@ -28,7 +28,6 @@ _REFUSALS = {
     429: "The queue is full; `Retry-After` says when to try again.",
     503: "Not now: the model is loading, memory is short, or the server stops.",
 }
-_LACKS_MODEL = (404,)
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,7 @@ _OPERATIONS = (
         refusals=_ALL,
     ),
     _Operation("get", "/v1/models", "Lists the one model there is.", ModelList),
-    _Operation(
-        "get", "/v1/models/{name}", "Tells of the model by any of its names.", Model, refusals=_LACKS_MODEL
-    ),
+    _Operation("get", "/v1/models/{name}", "Tells of the model by any of its names.", Model, refusals=(404,)),
     _Operation("post", "/tokenize", "Counts tokens.", Tokenized, TokenizeRequest, refusals=_ALL),
     _Operation("post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL),
     _Operation("get", "/health", "Tells how the server is.", Health, is_well_or_not=True),

@@ -7,6 +7,7 @@ from .chat_fields import ChatFields
 from .generation_fields import GenerationFields
 from .messages import AudioPart, ImagePart, Message
 from .tools import NamedToolChoice
+from .wire import WireModel
 
 # Values that ask for nothing. None does so for every parameter.
 _NEUTRAL_IN_ALL: dict[str, tuple[Any, ...]] = {
@@ -59,10 +60,15 @@ def refuse_named(request: GenerationFields, neutral: dict[str, tuple[Any, ...]])
 
     ``neutral`` lists those of the one kind of request, with the values that ask for nothing.
     """
-    for name, values in (_NEUTRAL_IN_ALL | neutral).items():
+    refuse_values(request, _NEUTRAL_IN_ALL | neutral)
+
+
+def refuse_values(request: WireModel, neutral: dict[str, tuple[Any, ...]]) -> None:
+    """Raises UnsupportedParameterError for a parameter that has a value not listed as ``neutral``."""
+    for name, values in neutral.items():
         value = getattr(request, name)
         if value is not None and value not in values:
-            raise _unsupported(name)
+            raise unsupported(name)
 
 
 def check_stream_options(request: GenerationFields) -> None:
@@ -73,7 +79,8 @@ def check_stream_options(request: GenerationFields) -> None:
         )
 
 
-def _unsupported(param: str) -> UnsupportedParameterError:
+def unsupported(param: str) -> UnsupportedParameterError:
+    """Returns what says that a parameter asks for what is not there."""
     return UnsupportedParameterError(
         f"'{param}' is not supported by this server: leave it out or at its default.", param=param
     )
@@ -99,7 +106,7 @@ def check_structure(request: GenerationFields) -> None:
     form = request.structured_outputs
     forms = form.given if form else ()
     if form and form.unsupported:
-        raise _unsupported(f"structured_outputs.{form.unsupported[0]}")
+        raise unsupported(f"structured_outputs.{form.unsupported[0]}")
     if len(forms) > 1:
         raise InvalidRequestError(
             f"'structured_outputs' takes one of {', '.join(forms)}, not several.", param="structured_outputs"
@@ -154,7 +161,7 @@ def _check_tools(request: ChatFields) -> None:
 def _check_message(message: Message, path: str) -> None:
     for name in ("audio", "function_call"):
         if getattr(message, name):
-            raise _unsupported(f"{path}.{name}")
+            raise unsupported(f"{path}.{name}")
     if message.tool_calls and message.role != "assistant":
         raise InvalidRequestError("Only role 'assistant' calls tools.", param=f"{path}.tool_calls")
     if (message.role == "tool") != bool(message.tool_call_id):

@@ -1,26 +1,18 @@
 """What form a response has: ``text`` in ``POST /v1/responses``, which has schemas flatter than chats."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Tag
 
-from .structured import JsonObjectFormat, TextFormat
+from .structured import JsonObjectFormat, JsonSchema, TextFormat
+from .unions import by_type
 from .wire import WireModel
 
 
-class FlatJsonSchemaFormat(WireModel):
-    """JSON by a schema. ``strict`` makes no difference: an answer always keeps to the schema."""
+class FlatJsonSchemaFormat(JsonSchema):
+    """JSON by a schema."""
 
     type: Literal["json_schema"]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: str | None = None
-    json_schema: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-def _form_type(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>"
 
 
 class TextConfig(WireModel):
@@ -32,7 +24,7 @@ class TextConfig(WireModel):
             | Annotated[JsonObjectFormat, Tag("<json_object>")]
             | Annotated[FlatJsonSchemaFormat, Tag("<json_schema>")],
             Discriminator(
-                _form_type,
+                by_type,
                 custom_error_type="format",
                 custom_error_message="Input should be an object of type text, json_object or json_schema",
             ),

@@ -9,6 +9,14 @@ from .reply import Reply
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
+class _Whole(Reply):
+    """A reply that sends what is left at its default, too."""
+
+    def to_json(self) -> bytes:
+        """The object as it goes over the wire."""
+        return self.model_dump_json().encode()
+
+
 class LikelyToken(BaseModel):
     """A token and how likely it was; control tokens have no bytes."""
 
@@ -92,7 +100,7 @@ class NoReasoning(BaseModel):
     summary: None = None
 
 
-class Response(Reply):
+class Response(_Whole):
     """The whole response, with what it was asked for."""
 
     id: str
@@ -121,13 +129,9 @@ class Response(Reply):
     usage: ResponseUsage | None = None
     user: str | None
 
-    def to_json(self) -> bytes:
-        """The object as it goes over the wire, with every field."""
-        return self.model_dump_json().encode()
 
-
-class ResponseEvent(Reply):
-    """One event of a stream; which fields it has, its type says."""
+class ResponseEvent(_Whole):
+    """One event of a stream; which fields it has, its type says: the others are absent."""
 
     type: str
     sequence_number: int
@@ -152,7 +156,3 @@ class ResponseEvent(Reply):
     def _present(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if name in self.model_fields_set}
-
-    def to_json(self) -> bytes:
-        """The event as it goes over the wire: fields that it does not have are absent."""
-        return self.model_dump_json().encode()

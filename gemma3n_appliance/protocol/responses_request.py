@@ -4,12 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from ..errors import InvalidRequestError, UnsupportedParameterError
+from ..errors import InvalidRequestError
 from .chat_fields import MAX_MESSAGES, MAX_TOP_LOGPROBS
 from .messages import MAX_PARTS, InputAudio
+from .refusals import refuse_values, unsupported
 from .responses_format import TextConfig
 from .responses_tools import FunctionTool, ToolChoice
 from .tools import MAX_TOOLS
+from .unions import by_type, text_or
 from .wire import TextRequest, WireModel
 
 # What asks for nothing: None does so for every one.
@@ -24,13 +26,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
 }
 _LOGPROBS = "message.output_text.logprobs"
-
-
-def _type_of(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind is None and isinstance(value, dict) and "role" in value:
-        return "<message>"
-    return f"<{kind}>"
 
 
 class TextContent(WireModel):
@@ -62,8 +57,8 @@ class AudioContent(WireModel):
     input_audio: InputAudio
 
 
-def _content_type(value: Any) -> str | None:
-    tag = _type_of(value)
+def _content_type(value: Any) -> str:
+    tag = by_type(value)
     return "<text>" if tag in ("<input_text>", "<output_text>") else tag
 
 
@@ -80,17 +75,11 @@ Content = Annotated[
 ]
 
 
-def _content_form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "<string>"
-    return "<list>" if isinstance(value, list) else None
-
-
 ContentOrText = Annotated[
-    Annotated[str, Tag("<string>")]
+    Annotated[str, Tag("<text>")]
     | Annotated[list[Content], Field(max_length=MAX_PARTS, fail_fast=True), Tag("<list>")],
     Discriminator(
-        _content_form,
+        text_or("<list>", list),
         custom_error_type="content",
         custom_error_message="Input should be a string or a list of parts",
     ),
@@ -128,13 +117,19 @@ class ReasoningItem(WireModel):
     type: Literal["reasoning"]
 
 
+def _item_type(value: Any) -> str:
+    """A message needs no type: having a role tells it."""
+    tag = by_type(value)
+    return "<message>" if tag == "<None>" and isinstance(value, dict) and "role" in value else tag
+
+
 Item = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[CallItem, Tag("<function_call>")]
     | Annotated[CallOutputItem, Tag("<function_call_output>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")],
     Discriminator(
-        _type_of,
+        _item_type,
         custom_error_type="item_type",
         custom_error_message="Input should be a message, or an object whose type is function_call, "
         "function_call_output or reasoning",
@@ -142,10 +137,10 @@ Item = Annotated[
 ]
 
 Input = Annotated[
-    Annotated[str, Tag("<string>")]
+    Annotated[str, Tag("<text>")]
     | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), Tag("<list>")],
     Discriminator(
-        _content_form,
+        text_or("<list>", list),
         custom_error_type="input",
         custom_error_message="Input should be a string or a list of items",
     ),
@@ -199,12 +194,9 @@ class ResponsesRequest(TextRequest):
 
     def check(self) -> None:
         """Raises InvalidRequestError for what is not there, and for fields that need others."""
-        for name, neutral in _NEUTRAL.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise _unsupported(name)
+        refuse_values(self, _NEUTRAL)
         if self.reasoning and self.reasoning.effort not in (None, "none"):
-            raise _unsupported("reasoning.effort")
+            raise unsupported("reasoning.effort")
         if self.top_logprobs and not self.has_logprobs:
             raise InvalidRequestError(
                 f"'top_logprobs' is only allowed where 'include' has {_LOGPROBS}.", param="top_logprobs"
@@ -227,9 +219,3 @@ class ResponsesRequest(TextRequest):
     def has_logprobs(self) -> bool:
         """Whether the answer's tokens are to be told with their probabilities."""
         return _LOGPROBS in (self.include or ())
-
-
-def _unsupported(param: str) -> UnsupportedParameterError:
-    return UnsupportedParameterError(
-        f"'{param}' is not supported by this server: leave it out or at its default.", param=param
-    )

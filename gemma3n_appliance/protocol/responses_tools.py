@@ -1,40 +1,33 @@
 """The functions of ``POST /v1/responses``, which has them flatter than chats."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Tag
 
-from .tools import FunctionName
+from .tools import FunctionDefinition, NamedFunction
+from .unions import text_or
 from .wire import WireModel
 
 
-class FunctionTool(WireModel):
-    """A function that can be called; of OpenAI's kinds of tools there are no others."""
+class _OfFunctions(WireModel):
+    """Of OpenAI's kinds of tools there are functions only."""
 
     type: Literal["function"]
-    name: FunctionName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
-class NamedTool(WireModel):
+# Their fields come in the order of the last class to the first: what is no function is told so by its type.
+class FunctionTool(FunctionDefinition, _OfFunctions):
+    """A function that can be called."""
+
+
+class NamedTool(NamedFunction, _OfFunctions):
     """The one function to call."""
-
-    type: Literal["function"]
-    name: FunctionName
-
-
-def _choice_form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "<mode>"
-    return "<named>" if isinstance(value, dict) else None
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[NamedTool, Tag("<named>")],
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedTool, Tag("<named>")],
     Discriminator(
-        _choice_form,
+        text_or("<named>", dict),
         custom_error_type="tool_choice",
         custom_error_message="Input should be none, auto, required, or an object that names a function",
     ),

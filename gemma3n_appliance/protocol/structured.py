@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .unions import by_type
 from .wire import WireModel
 
 MAX_CHOICES_TO_PICK = 1_000
@@ -40,17 +41,12 @@ class JsonSchemaFormat(WireModel):
     json_schema: JsonSchema
 
 
-def _form_type(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>"
-
-
 ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("<text>")]
     | Annotated[JsonObjectFormat, Tag("<json_object>")]
     | Annotated[JsonSchemaFormat, Tag("<json_schema>")],
     Discriminator(
-        _form_type,
+        by_type,
         custom_error_type="response_format",
         custom_error_message="Input should be an object whose type is text, json_object or json_schema",
     ),

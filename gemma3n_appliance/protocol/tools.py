@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .unions import text_or
 from .wire import WireModel
 
 MAX_TOOLS = 128
@@ -40,17 +41,11 @@ class NamedToolChoice(WireModel):
     function: NamedFunction
 
 
-def _choice_form(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "<mode>"
-    return "<named>" if isinstance(value, dict | NamedToolChoice) else None
-
-
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<mode>")]
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")]
     | Annotated[NamedToolChoice, Tag("<named>")],
     Discriminator(
-        _choice_form,
+        text_or("<named>", dict | NamedToolChoice),
         custom_error_type="tool_choice",
         custom_error_message="Input should be none, auto, required, or an object that names a function",
     ),

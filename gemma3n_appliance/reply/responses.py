@@ -167,10 +167,10 @@ def _usage(tally: Tally) -> ResponseUsage:
 
 def _logprobs(tokens: Sequence[ScoredToken]) -> list[OutputLogprob]:
     return [
-        OutputLogprob(**_likely(token).model_dump(), top_logprobs=[_likely(each) for each in token.top])
+        OutputLogprob(**_likely(token), top_logprobs=[LikelyToken(**_likely(each)) for each in token.top])
         for token in tokens
     ]
 
 
-def _likely(token: ScoredToken) -> LikelyToken:
-    return LikelyToken(token=token.token, logprob=finite(token.logprob), bytes=[*(token.piece or b"")])
+def _likely(token: ScoredToken) -> dict[str, Any]:
+    return {"token": token.token, "logprob": finite(token.logprob), "bytes": [*(token.piece or b"")]}

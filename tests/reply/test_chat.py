@@ -1,12 +1,10 @@
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
 from gemma3n_appliance.engine.events import (
     CallDelta,
-    Event,
     Finished,
     FinishReason,
     ScoredToken,
@@ -16,6 +14,8 @@ from gemma3n_appliance.engine.events import (
 from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.chat import ChatReply
 from gemma3n_appliance.reply.told import chunks
+
+from .conftest import told
 
 EVENTS = (
     Started(7, 2),
@@ -29,11 +29,6 @@ USAGE = {
     "total_tokens": 11,
     "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": 188, "image_tokens": 256},
 }
-
-
-async def told(events: Sequence[Event]) -> AsyncGenerator[Event, None]:
-    for event in events:
-        yield event
 
 
 def reply(**fields: object) -> ChatReply:

@@ -8,10 +8,7 @@ from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.completion import CompletionReply
 from gemma3n_appliance.reply.told import chunks
 
-
-async def told(events):
-    for event in events:
-        yield event
+from .conftest import told
 
 
 def scored(piece: bytes) -> ScoredToken:

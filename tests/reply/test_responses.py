@@ -9,6 +9,8 @@ from gemma3n_appliance.protocol.responses_reply import Response
 from gemma3n_appliance.reply.responses import ResponsesReply
 from gemma3n_appliance.reply.told import chunks
 
+from .conftest import told
+
 CALLS = [
     Started(5, 1),
     CallDelta(0, 3, "call_a", "first"),
@@ -38,11 +40,6 @@ def begun():
         top_p=1,
         user=None,
     )
-
-
-async def told(events):
-    for event in events:
-        yield event
 
 
 def streamed(events):
