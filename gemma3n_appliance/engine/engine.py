@@ -6,8 +6,8 @@ import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from enum import Enum
-from functools import partial
 
 import structlog
 
@@ -19,12 +19,12 @@ from ..errors import (
     OverloadedError,
     ShuttingDownError,
 )
-from .events import Event, Finished
+from .events import Event
+from .generation import Generation
 from .loop import Loop
 from .pulse import Pulse
 from .request import GenerationRequest
 from .runner import LoadedModel
-from .sequence import Sequence
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +33,6 @@ LOADING_RETRY_AFTER_S = 10
 RELOAD_PAUSE_S = 10.0
 JOIN_S = 10.0
 POLL_S = 0.05
-
-Events = asyncio.Queue[Event | Exception]
 
 
 class EngineState(str, Enum):
@@ -68,7 +66,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._model: LoadedModel | None = None
         self._loop: Loop | None = None
-        self._unfinished: set[Sequence] = set()
+        self._generations: set[Generation] = set()
         self._num_in_preparation = 0
         self._load_error: ApplianceError | None = None
         self._load_failed_s = -math.inf
@@ -97,13 +95,13 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """How many requests have a slot; each choice of a request counts, here and below."""
-        return min(len(self._unfinished), self.num_slots)
+        """How many slots are taken: each choice of a request has its own."""
+        return min(self._num_unfinished, self.num_slots)
 
     @property
     def num_waiting(self) -> int:
-        """How many requests wait for a slot, or are on their way to the line."""
-        return len(self._unfinished) - self.num_running + self._num_in_preparation
+        """How many choices wait for a slot, and how many requests are on their way to the line."""
+        return self._num_unfinished - self.num_running + self._num_in_preparation
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -113,9 +111,9 @@ class Engine:
     @property
     def has_room(self) -> bool:
         """Whether one more request would be taken, if only into the queue."""
-        # Whoever wants several choices has come once.
-        num_requests = len({sequence.leader or sequence for sequence in self._unfinished})
-        return num_requests + self._num_in_preparation < max(1, self.num_slots) + self._max_queue
+        # Whoever wants several choices, or answers to several prompts, has come once.
+        num_generations = sum(generation.num_unfinished > 0 for generation in self._generations)
+        return num_generations + self._num_in_preparation < max(1, self.num_slots) + self._max_queue
 
     @contextlib.contextmanager
     def place_in_line(self, *, again: bool = False) -> Iterator[None]:
@@ -167,8 +165,8 @@ class Engine:
     async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Yields the events of what one client asks for at once, all choices' of each of its requests.
 
-        Leaving the iterator early cancels them; an error of one is the end of all. They are taken together
-        where one would be.
+        Leaving the iterator early cancels them; an error of one is the end of all. Together they take the
+        place of one in the queue.
 
         Raises:
             ContextLengthError: prompt and answer do not fit the context. This and the next three come
@@ -182,23 +180,14 @@ class Engine:
         for request in requests:
             _require_context(request, model)
         self._require_room()
-        events: Events = asyncio.Queue()
-        sequences = [sequence for request in requests for sequence in self._sequences(request, model, events)]
-        self._unfinished.update(sequences)
-        for sequence in sequences:
-            loop.submit(sequence)
-        num_unfinished = len(sequences)
+        generation = Generation(requests, model, loop)
+        self._generations.add(generation)
         try:
-            while num_unfinished:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                num_unfinished -= isinstance(event, Finished)
-                yield event
+            async with aclosing(generation.events()) as events:
+                async for event in events:
+                    yield event
         finally:
-            self._unfinished.difference_update(sequences)
-            for sequence in sequences:
-                loop.cancel(sequence)
+            self._generations.discard(generation)
 
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new and lets what runs or waits finish; what is left after ``timeout_s`` fails.
@@ -206,9 +195,8 @@ class Engine:
         It is told so at once, with ShuttingDownError, even in the middle of a step that takes long.
         """
         self._refuse_new_requests()
-        await _until(lambda: not self._unfinished, timeout_s)
-        for sequence in list(self._unfinished):
-            sequence.sink(ShuttingDownError())
+        await _until(lambda: not self._num_unfinished, timeout_s)
+        self._fail_all()
 
     def close(self) -> None:
         """Stops the thread after the step it is in; requests that are left fail with ShuttingDownError.
@@ -219,6 +207,16 @@ class Engine:
         if self._loop is not None and self._thread is not None:
             self._loop.stop()
             self._thread.join(JOIN_S)
+        self._fail_all()
+
+    @property
+    def _num_unfinished(self) -> int:
+        return sum(generation.num_unfinished for generation in self._generations)
+
+    def _fail_all(self) -> None:
+        for generation in self._generations:
+            if generation.num_unfinished:
+                generation.fail(ShuttingDownError())
 
     def _require_open(self) -> None:
         if self._loop is not None and self._loop.death is not None:
@@ -246,26 +244,6 @@ class Engine:
             f"The server is busy and {self.num_waiting} requests wait already. Try again later.",
             retry_after_s=self._loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
         )
-
-    def _sequences(self, request: GenerationRequest, model: LoadedModel, events: Events) -> list[Sequence]:
-        """Returns one sequence for each choice; the first reads the prompt for all."""
-        event_loop = asyncio.get_running_loop()
-        sequences: list[Sequence] = []
-
-        def deliver(choice: int, event: Event | Exception) -> None:
-            if isinstance(event, Finished | Exception):
-                # Not when the last event is read: a client that reads slowly holds no place in the queue.
-                self._unfinished.discard(sequences[choice])
-            events.put_nowait(event)
-
-        def sink(choice: int, event: Event | Exception) -> None:
-            with contextlib.suppress(RuntimeError):  # nobody listens once the event loop is closed
-                event_loop.call_soon_threadsafe(deliver, choice, event)
-
-        for choice in range(request.num_choices):
-            leader = sequences[0] if sequences else None
-            sequences.append(Sequence(request, model, partial(sink, choice), choice, leader))
-        return sequences
 
     def _refuse_new_requests(self) -> None:
         with self._state_lock:

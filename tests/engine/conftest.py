@@ -31,6 +31,10 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.wait_for(poll(), TIMEOUT_S)
 
 
+async def collect(events: AsyncGenerator[Event, None]) -> list[Event]:
+    return [event async for event in events]
+
+
 class Client:
     """Somebody who reads an answer."""
 

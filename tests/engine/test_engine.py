@@ -9,11 +9,7 @@ from gemma3n_appliance.engine.events import Finished, Started, TextDelta
 from gemma3n_appliance.errors import ContextLengthError, EngineError, OverloadedError
 from tests.fakes.runner import FakeRunner, request
 
-from .conftest import Client, started, until
-
-
-async def collect(events):
-    return [event async for event in events]
+from .conftest import Client, collect, started, until
 
 
 def test_an_answer_comes_as_text():
@@ -351,3 +347,39 @@ def test_a_slot_whose_grammar_still_thinks_is_asked_again_and_holds_up_nobody():
             assert await slow.text() == "At last."
 
     asyncio.run(scene())
+
+
+def test_many_prompts_asked_together_leave_room_and_their_turns_to_others():
+    async def scene():
+        answers = {bytes([i]): bytes([i]) for i in range(6)} | {b"other": b"x"}
+        runner = FakeRunner(answers, num_slots=1)
+        async with started(runner, max_queue=1) as engine:
+            runner.gates["prefill"].close()
+            many = asyncio.create_task(collect(engine.generate(*(request(bytes([i])) for i in range(6)))))
+            await asyncio.to_thread(runner.gates["prefill"].wait_for_arrival)
+            assert (engine.num_running, engine.num_waiting, engine.has_room) == (1, 5, True)
+            other = asyncio.create_task(collect(engine.generate(request(b"other"))))
+            await asyncio.sleep(0)
+            assert not engine.has_room
+            runner.open_gates()
+            await other
+            assert engine.num_running + engine.num_waiting >= 4
+            return await many
+
+    events = asyncio.run(scene())
+    assert [event.text for event in events if isinstance(event, TextDelta)] == [chr(i) for i in range(6)]
+
+
+def test_a_server_that_drains_answers_all_prompts_that_it_took():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        async with started(runner) as engine:
+            runner.gates["prefill"].close()
+            answer = asyncio.create_task(collect(engine.generate(request(b"one"), request(b"two"))))
+            await asyncio.to_thread(runner.gates["prefill"].wait_for_arrival)
+            draining = asyncio.create_task(engine.drain(20))
+            runner.open_gates()
+            await draining
+            return await answer
+
+    assert sum(isinstance(event, Finished) for event in asyncio.run(scene())) == 2

@@ -23,7 +23,7 @@ from gemma3n_appliance.errors import (
 )
 from tests.fakes.runner import TIMEOUT_S, FakeRunner, request
 
-from .conftest import Client, started, until
+from .conftest import Client, collect, started, until
 
 
 class Loader:
@@ -304,3 +304,23 @@ def test_a_client_whose_event_loop_is_gone_does_not_stop_the_engine():
     runner.open_gates()
     assert asyncio.run(ask()) == "Hello."
     engine.close()
+
+
+def test_closing_fails_prompts_that_are_not_even_in_line():
+    async def scene():
+        runner = FakeRunner(num_slots=1)
+        loader = Loader(runner)
+        loader.may_load.set()
+        engine = engine_of(loader)
+        await engine.wait_ready(TIMEOUT_S)
+        runner.gates["release"].close()
+        events = engine.generate(request(b"one"), request(b"two"))
+        await anext(events)
+        # Nobody awaits anything meanwhile: that the first prompt is answered is not known yet.
+        runner.gates["release"].wait_for_arrival()
+        runner.open_gates()
+        engine.close()
+        with pytest.raises(ShuttingDownError):
+            await asyncio.wait_for(collect(events), TIMEOUT_S)
+
+    asyncio.run(scene())
