@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import falcon
 from falcon.asgi import Request
@@ -20,8 +21,14 @@ SMALL_BODY_BYTES = 65_536
 DISCARD_S = 1.0
 
 
-async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers: Workers) -> WireModelT:
-    """Returns the body as a ``model``.
+async def read_json(
+    req: Request,
+    model: type[WireModelT],
+    max_mb: int,
+    workers: Workers,
+    check_sent: Callable[[Mapping[str, Any], WireModelT], None] | None = None,
+) -> WireModelT:
+    """Returns the body as a ``model``; ``check_sent`` is as for `parse`.
 
     Raises:
         falcon.HTTPUnsupportedMediaType: not declared as JSON, or compressed.
@@ -30,7 +37,7 @@ async def read_json(req: Request, model: type[WireModelT], max_mb: int, workers:
         InvalidRequestError: not what ``model`` takes.
     """
     _check_headers(req)
-    return await workers.run(parse, await _read(req, max_mb), model)
+    return await workers.run(parse, await _read(req, max_mb), model, check_sent)
 
 
 async def discard_small_body(req: Request) -> None:

@@ -24,9 +24,14 @@ UNEXPECTED = ApplianceError(
 )
 
 
+def detail(error: ApplianceError) -> ErrorDetail:
+    """Returns the error object."""
+    return ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+
+
 def to_json(error: ApplianceError) -> bytes:
-    """Returns the error object as it goes over the wire."""
-    return _to_json(error.message, error.type, error.code, error.param)
+    """Returns a body with the error object as it goes over the wire."""
+    return _to_json(detail(error))
 
 
 def install(app: App[Request, Response]) -> None:
@@ -62,7 +67,8 @@ async def _on_http_error(req: Request, resp: Response, error: Exception, _params
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-    resp.data = _to_json(_explain(req, error), kind, _HTTP_CODES.get(error.status_code), None)
+    code = _HTTP_CODES.get(error.status_code)
+    resp.data = _to_json(ErrorDetail(message=_explain(req, error), type=kind, param=None, code=code))
 
 
 def _explain(req: Request, error: falcon.HTTPError) -> str:
@@ -83,6 +89,5 @@ def _answer(resp: Response, error: ApplianceError) -> None:
         resp.set_header("Connection", "close")
 
 
-def _to_json(message: str, kind: str, code: str | None, param: str | None) -> bytes:
-    detail = ErrorDetail(message=message, type=kind, param=param, code=code)
-    return ErrorReply(error=detail).model_dump_json().encode()
+def _to_json(error: ErrorDetail) -> bytes:
+    return ErrorReply(error=error).model_dump_json().encode()

@@ -11,9 +11,10 @@ from structlog.contextvars import get_contextvars
 from ..engine.engine import Engine
 from ..engine.request import GenerationRequest
 from ..engine.runner import LoadedModel
+from ..protocol.other_routes import refuse_of_other_routes
 from ..protocol.reply import Reply
 from ..protocol.wire import TextRequest
-from ..reply.told import ChunkedReply, Events, chunks
+from ..reply.told import ChunkedReply, Events, chunks, gather
 from ..settings import Settings
 from . import sse
 from .body import read_json
@@ -56,17 +57,22 @@ class GenerationResource(Generic[BodyT]):
         self._has_typed_events = has_typed_events
         # Apart, so that a line of text does not wait until somebody's photographs are decoded.
         self._for_text, self._for_media = Workers(), Workers()
+        # Probabilities of tokens are megabytes.
+        self._for_replies = Workers()
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answers plainly or as a stream, as the body says."""
         with self._engine.place_in_line():
-            body = await read_json(req, self._body, self._settings.max_body_mb, self._for_text)
+            body = await read_json(
+                req, self._body, self._settings.max_body_mb, self._for_text, refuse_of_other_routes
+            )
         self._names.check(body.model)
         if body.stream:
             await sse.stream(resp, self._chunks(body), is_typed=self._has_typed_events)
         else:
             events, reply = await self._begin(body)
-            resp.data = (await reply.complete(events)).to_json()
+            told = await gather(events, reply)
+            resp.data = await self._for_replies.run(lambda: reply.whole(told).to_json())
 
     async def _begin(self, body: BodyT) -> tuple[Events, ChunkedReply[Reply]]:
         """Waits for the model, makes the prompt and returns the events to come."""

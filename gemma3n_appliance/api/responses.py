@@ -8,7 +8,6 @@ from ..engine.request import GenerationRequest
 from ..engine.runner import LoadedModel
 from ..errors import InvalidRequestError
 from ..prompt.prompts import Prompts
-from ..prompt.responses import ResponsesChat
 from ..protocol.responses_format import FlatJsonSchemaFormat
 from ..protocol.responses_reply import Response
 from ..protocol.responses_request import ResponsesRequest
@@ -18,11 +17,10 @@ from .generation import Asked
 
 def ask(prompts: Prompts, body: ResponsesRequest, model: LoadedModel, request_id: str) -> Asked:
     """Turns a request for a response into work for the engine, by way of the chat that it is."""
-    chat = ResponsesChat(body)
     try:
-        prompt = prompts.for_chat(chat.body, model, request_id)
+        prompt = prompts.for_chat(body.chat.body, model, request_id)
     except InvalidRequestError as error:
-        raise chat.reworded(error) from None
+        raise body.chat.reworded(error) from None
     return Asked((prompt.request,), ResponsesReply(_begun(body, prompt.request)))
 
 
@@ -39,7 +37,7 @@ def _begun(body: ResponsesRequest, request: GenerationRequest) -> Response:
         output=[],
         parallel_tool_calls=body.parallel_tool_calls is not False,
         temperature=request.sampling.temperature,
-        text={"format": _format(body)},
+        text={"format": _format(body), "verbosity": "medium"},
         tool_choice=_tool_choice(body),
         tools=[tool.model_dump() for tool in body.tools or ()],
         top_logprobs=body.top_logprobs or 0,

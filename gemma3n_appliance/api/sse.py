@@ -1,7 +1,6 @@
 """Server-sent events, written by ourselves: JSON in one line each, comments while there is nothing to say."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -10,7 +9,8 @@ import structlog
 from falcon.asgi import Response
 
 from ..protocol.reply import Reply
-from .errors import explained, to_json
+from ..protocol.responses_reply import ErrorTold
+from .errors import detail, explained, to_json
 
 log = structlog.get_logger(__name__)
 
@@ -75,10 +75,14 @@ async def _guarded(first: bytes, rest: Frames, *, is_typed: bool) -> Frames:
 def _typed_error(error: Exception, num_events: int) -> bytes:
     """Returns an event with what its type wants, and with the error object that makes SDKs raise it."""
     fault = explained(error)
-    event = {"type": "error", "code": fault.code, "message": fault.message, "param": fault.param}
-    return _frame(
-        json.dumps(event | {"sequence_number": num_events} | json.loads(to_json(fault))).encode(), "error"
+    event = ErrorTold(
+        sequence_number=num_events,
+        code=fault.code,
+        message=fault.message,
+        param=fault.param,
+        error=detail(fault),
     )
+    return _frame(event.to_json(), event.event_name)
 
 
 async def _with_pings(chunks: Chunks, interval_s: float) -> Frames:

@@ -7,8 +7,8 @@ from ..engine.request import Audio, GenerationRequest, Image, Media, Sampling
 from ..engine.runner import LoadedModel
 from ..errors import InvalidRequestError
 from ..protocol.chat_request import ChatCompletionRequest
-from ..protocol.completion_request import CompletionRequest
-from ..protocol.generation_fields import GenerationFields
+from ..protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from ..protocol.generation_fields import SamplingFields
 from ..settings import Settings
 from . import audio, checkpoint, images
 from .conversation import Clip, Conversation, Picture, from_messages
@@ -85,13 +85,7 @@ class Prompts:
             InvalidRequestError: there is no such token, or it stands for part of a picture or a clip.
         """
         _check_biases(body, len(model.pieces))
-        tokens = [self._prompt_tokens(prompt, model) for prompt in body.prompts]
-        limits = [
-            max_tokens(
-                body, num_prompt_tokens=len(ids), context=model.runner.max_context, default=0, param="prompt"
-            )
-            for ids in tokens
-        ]
+        asked = [self._completion_prompt(body, index, model) for index in range(len(body.prompts))]
         form = grammar(body, model.grammars)
         return [
             GenerationRequest(
@@ -106,7 +100,7 @@ class Prompts:
                 grammar=form,
                 first_choice=index * body.num_choices,
             )
-            for index, (ids, limit) in enumerate(zip(tokens, limits, strict=True))
+            for index, (ids, limit) in enumerate(asked)
         ]
 
     def echoes(self, body: CompletionRequest, model: LoadedModel) -> tuple[str, ...]:
@@ -126,27 +120,55 @@ class Prompts:
         _check_senses(conversation.media, model)
         return self._encoded(conversation, model.runner.max_context)
 
-    def text_tokens(self, text: str, model: LoadedModel, *, with_bos: bool) -> list[int]:
+    def text_tokens(
+        self, text: str, model: LoadedModel, *, with_bos: bool, param: str = "prompt"
+    ) -> list[int]:
         """Returns a text's tokens, none of them control tokens, after the one that begins prompts.
 
         Raises:
-            ContextLengthError: it cannot fit, however it is encoded.
+            ContextLengthError: it cannot fit, however it is encoded; ``param`` is where it stands.
         """
         fewest = self.files.tokenizer.fewest_tokens(len(text))
-        check_prompt(fewest, model.runner.max_context, param="prompt", qualifier="at least ")
+        check_prompt(fewest, model.runner.max_context, param=param, qualifier="at least ")
         return self.files.tokenizer.encode(only(text, self.files.bos_token if with_bos else ""))
 
-    def _prompt_tokens(self, prompt: str | list[int], model: LoadedModel) -> list[int]:
+    def _completion_prompt(
+        self, body: CompletionRequest, index: int, model: LoadedModel
+    ) -> tuple[list[int], int]:
+        """Returns the tokens of one of the prompts, and how many may be generated."""
+        prompt = body.prompts[index]
+        param = f"prompt[{index}]" if body.has_several_prompts else "prompt"
         if isinstance(prompt, str):
-            return self.text_tokens(prompt, model, with_bos=True)
-        check_prompt(len(prompt), model.runner.max_context, param="prompt")
-        if max(prompt) >= len(model.pieces):
-            raise InvalidRequestError(
-                f"There is no token {max(prompt)}: ids go from 0 to {len(model.pieces) - 1}.", param="prompt"
-            )
-        return prompt
+            with_bos = body.add_special_tokens is not False
+            ids = self.text_tokens(prompt, model, with_bos=with_bos, param=param)
+        else:
+            check_prompt(len(prompt), model.runner.max_context, param=param)
+            self._check_ids(prompt, model, param)
+            ids = prompt
+        limit = max_tokens(
+            body,
+            num_prompt_tokens=len(ids),
+            context=model.runner.max_context,
+            default=DEFAULT_MAX_TOKENS,
+            param=param,
+        )
+        return ids, limit
 
-    def _sampling(self, body: GenerationFields) -> Sampling:
+    def _check_ids(self, ids: list[int], model: LoadedModel, param: str) -> None:
+        soft = self.files.tokenizer.soft_token_ids
+        for index, token_id in enumerate(ids):
+            if token_id >= len(model.pieces):
+                raise InvalidRequestError(
+                    f"There is no token {token_id}: ids go from 0 to {len(model.pieces) - 1}.",
+                    param=f"{param}[{index}]",
+                )
+            if token_id in soft:
+                raise InvalidRequestError(
+                    f"Token {token_id} stands for part of a picture or a clip, which only chats can hold.",
+                    param=f"{param}[{index}]",
+                )
+
+    def _sampling(self, body: SamplingFields) -> Sampling:
         return sampling(
             body, temperature=self._settings.temperature, top_k=self.files.top_k, top_p=self.files.top_p
         )
@@ -197,7 +219,7 @@ def _check_senses(media: list[Picture | Clip], model: LoadedModel) -> None:
             raise InvalidRequestError("This model has no ears: it does not take audio.", param=each.param)
 
 
-def _check_biases(body: GenerationFields, num_ids: int) -> None:
+def _check_biases(body: SamplingFields, num_ids: int) -> None:
     for token_id, _ in body.token_biases:
         if token_id >= num_ids:
             raise InvalidRequestError(

@@ -3,10 +3,10 @@
 from ..engine.request import Sampling
 from ..errors import ContextLengthError
 from ..protocol.chat_request import ChatCompletionRequest
-from ..protocol.generation_fields import GenerationFields
+from ..protocol.generation_fields import GenerationFields, SamplingFields
 
 
-def sampling(body: GenerationFields, *, temperature: float, top_k: int, top_p: float) -> Sampling:
+def sampling(body: SamplingFields, *, temperature: float, top_k: int, top_p: float) -> Sampling:
     """Returns the request's sampling; the arguments stand in for what it leaves open."""
     return Sampling(
         temperature=_given(body.temperature, temperature),
@@ -35,10 +35,11 @@ def max_tokens(
     if asked is None:
         return min(default, room)
     if asked > room:
+        limit = _limit_param(body)
         raise ContextLengthError(
-            f"This model's context is {context} tokens; '{param}' takes {num_prompt_tokens} and "
-            f"{asked} more were asked for. Shorten it or lower 'max_tokens' to {room}.",
-            param=_limit_param(body),
+            f"This model's context is {context} tokens; the prompt takes {num_prompt_tokens} and "
+            f"{asked} more were asked for. Shorten it or lower '{limit}' to {room}.",
+            param=limit,
         )
     return asked
 

@@ -23,7 +23,10 @@ class SoftTokens:
 
 
 class PromptTokenizer:
-    """The checkpoint's tokenizer, which never sees a control token in what a user wrote."""
+    """The checkpoint's tokenizer, which never sees a control token in what a user wrote.
+
+    ``soft_token_ids`` stand for parts of pictures and clips.
+    """
 
     def __init__(self, tokenizer: Tokenizer, soft_tokens: tuple[SoftTokens, ...]) -> None:
         """Takes the tokenizer over: it must not be used elsewhere."""
@@ -37,6 +40,11 @@ class PromptTokenizer:
             for token_id, token in tokenizer.get_added_tokens_decoder().items()
             if token.special
         }
+        self.soft_token_ids = frozenset(
+            self._control_ids[soft.placeholder]
+            for soft in soft_tokens
+            if soft.placeholder in self._control_ids
+        )
         longest_first = sorted(self._control_ids, key=len, reverse=True)
         self._control = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._longest_token = max(map(len, tokenizer.get_vocab()))

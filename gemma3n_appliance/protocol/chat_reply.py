@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from .reply import Reply, Usage
 
@@ -33,7 +34,8 @@ class AssistantMessage(BaseModel):
     tool_calls: list[OutputToolCall] | None = None
 
 
-class TopLogprob(BaseModel):
+# There can be 21 to a token of an answer: models would take seconds to build.
+class TopLogprob(TypedDict):
     """A likely token; ``token`` has U+FFFD for what is only part of a character.
 
     ``bytes`` is null for control tokens, which stand for no text.

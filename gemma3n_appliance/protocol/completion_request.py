@@ -5,8 +5,10 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from ..errors import InvalidRequestError
+from .absent import Absent, refuse_absent
 from .generation_fields import MAX_CHOICES, GenerationFields
-from .refusals import check_stream_options, check_structure, refuse_named
+from .refusals import check_stream_options, check_structure
+from .wire import Integer
 
 MAX_PROMPTS = 64
 # Of all prompts together; fewer where each token has its likeliest beside it.
@@ -17,8 +19,6 @@ MAX_PROMPT_TOKENS = 100_000
 MAX_LOGPROBS = 20
 # OpenAI's default: without a chat's form, hardly a model finds an end.
 DEFAULT_MAX_TOKENS = 16
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
 
 TokenIds = Annotated[
     list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
@@ -50,17 +50,20 @@ Prompt = Annotated[
 class CompletionRequest(GenerationFields):
     """One or several prompts to continue, and how.
 
-    ``logprobs`` is how many of the likeliest tokens to tell of besides the chosen one.
+    ``logprobs`` is how many of the likeliest tokens to tell of besides the chosen one. ``add_special_tokens``
+    says whether what begins a prompt goes before texts; token ids are as they are.
     """
 
     prompt: Prompt
+    add_special_tokens: bool | None = None
+    best_of: Integer | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    suffix: Any = None
+    logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    suffix: Annotated[Any, Absent("")] = None
 
     def check(self) -> None:
         """Raises InvalidRequestError for what is not there, and for fields that contradict each other."""
-        refuse_named(self, _NEUTRAL)
+        refuse_absent(self)
         check_stream_options(self)
         check_structure(self)
         if self.echo and self.logprobs is not None:
@@ -71,7 +74,6 @@ class CompletionRequest(GenerationFields):
             raise InvalidRequestError(
                 "'best_of' other than 'n' is not supported by this server: leave it out.", param="best_of"
             )
-
         most = MAX_ANSWERS if self.logprobs is None else MAX_ANSWERS_WITH_LOGPROBS
         if len(self.prompts) * self.num_choices > most:
             raise InvalidRequestError(
@@ -81,13 +83,13 @@ class CompletionRequest(GenerationFields):
             )
 
     @property
+    def has_several_prompts(self) -> bool:
+        """Whether prompts came in a list."""
+        return isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+
+    @property
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts, each of them text or ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
-
-    @property
-    def max_new_tokens(self) -> int:
-        """How many tokens the client asks for at most."""
-        return self.max_tokens or DEFAULT_MAX_TOKENS

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from .absent import Absent
 from .structured import ResponseFormat, StructuredOutputs
 from .unions import text_or
-from .wire import TextRequest, WireModel
+from .wire import Integer, TextRequest, WireModel
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 8
@@ -28,7 +29,12 @@ def _few_biases(value: Any) -> Any:
     return value
 
 
-LogitBias = Annotated[dict[TokenId, Bias], BeforeValidator(_few_biases)]
+LogitBias = Annotated[
+    dict[TokenId, Bias],
+    BeforeValidator(_few_biases),
+    # What is no token's id is not only beside the pattern: it is refused.
+    Field(json_schema_extra={"additionalProperties": False, "maxProperties": MAX_BIASES}),
+]
 
 
 Stop = Annotated[
@@ -49,43 +55,36 @@ class StreamOptions(WireModel):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationFields(TextRequest):
-    """The fields by name and type, and what they come to where they are left out."""
+class SamplingFields(TextRequest):
+    """How tokens are chosen, and when to stop."""
 
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     presence_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    seed: Annotated[Integer, Field(ge=-_INT64, lt=_INT64)] | None = None
     stop: Stop | None = None
-    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    user: str | None = None
 
     # Beyond OpenAI's reference, named as vLLM and llama.cpp name them.
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     ignore_eos: bool | None = None
-    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
 
-    # Not there: declared so that ``refusals`` can name them instead of ignoring them.
-    bad_words: Any = None
-    best_of: Any = None
-    grammar: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    length_penalty: Any = None
-    logits_processors: Any = None
-    min_tokens: Any = None
-    prompt_logprobs: Any = None
-    stop_token_ids: Any = None
-    use_beam_search: Any = None
+    bad_words: Annotated[Any, Absent([])] = None
+    grammar: Annotated[Any, Absent("")] = None
+    guided_choice: Annotated[Any, Absent()] = None
+    guided_grammar: Annotated[Any, Absent()] = None
+    guided_json: Annotated[Any, Absent()] = None
+    guided_regex: Annotated[Any, Absent()] = None
+    length_penalty: Annotated[Any, Absent(1)] = None
+    logits_processors: Annotated[Any, Absent([])] = None
+    min_tokens: Annotated[Any, Absent(0)] = None
+    prompt_logprobs: Annotated[Any, Absent()] = None
+    stop_token_ids: Annotated[Any, Absent([])] = None
+    use_beam_search: Annotated[Any, Absent(False)] = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -93,6 +92,21 @@ class GenerationFields(TextRequest):
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def token_biases(self) -> tuple[tuple[int, float], ...]:
+        """What to add to which logits."""
+        return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items())
+
+
+class GenerationFields(SamplingFields):
+    """What chats and texts have besides: how much of what to tell."""
+
+    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_CHOICES)] | None = None
+    response_format: ResponseFormat | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -103,11 +117,6 @@ class GenerationFields(TextRequest):
     def num_choices(self) -> int:
         """How many answers to a prompt are wanted."""
         return self.n or 1
-
-    @property
-    def token_biases(self) -> tuple[tuple[int, float], ...]:
-        """What to add to which logits."""
-        return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items())
 
     @property
     def includes_usage(self) -> bool:

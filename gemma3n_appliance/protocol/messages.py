@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .absent import Absent
 from .tools import MAX_TOOLS, ToolCall
 from .unions import by_type, text_or
 from .wire import WireModel
@@ -92,10 +93,10 @@ class Message(WireModel):
     """One message; ``name`` says which tool said it where no call does, and has no effect elsewhere."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    audio: Any = None
+    audio: Annotated[Any, Absent()] = None
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: Annotated[list[ToolCall] | None, Field(max_length=MAX_TOOLS, fail_fast=True)] = None
     tool_call_id: str | None = None
-    function_call: Any = None
+    function_call: Annotated[Any, Absent()] = None

@@ -22,25 +22,34 @@ _JSON = "application/json"
 _REFUSALS = {
     400: "What was sent is wrong; `param` says where.",
     404: "There is no such model.",
+    405: "Another method is meant; `Allow` says which.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     429: "The queue is full; `Retry-After` says when to try again.",
+    500: "The server failed; its log says why.",
     503: "Not now: the model is loading, memory is short, or the server stops.",
 }
+_SECONDS = {
+    "schema": {"type": "integer", "minimum": 1},
+    "description": "Seconds until another try is worth it.",
+}
+_REQUEST_ID = {"schema": {"type": "string"}, "description": "The name of the request in the server's log."}
 
 
 @dataclass(frozen=True)
 class _Operation:
     """One thing that can be asked for; ``refusals`` are the statuses of answers that are errors."""
 
+    name: str
     method: str
     path: str
     summary: str
     reply: type[BaseModel]
     body: type[BaseModel] | None = None
     chunk: type[BaseModel] | None = None
-    refusals: tuple[int, ...] = ()
+    has_typed_events: bool = False
+    refusals: tuple[int, ...] = (405, 500)
     is_well_or_not: bool = False
 
     @property
@@ -52,6 +61,7 @@ class _Operation:
 _ALL = tuple(_REFUSALS)
 _OPERATIONS = (
     _Operation(
+        "createChatCompletion",
         "post",
         "/v1/chat/completions",
         "Answers a conversation.",
@@ -61,15 +71,18 @@ _OPERATIONS = (
         refusals=_ALL,
     ),
     _Operation(
+        "createResponse",
         "post",
         "/v1/responses",
         "Answers a conversation, in OpenAI's newer form.",
         Response,
         ResponsesRequest,
         ResponseEvent,
+        has_typed_events=True,
         refusals=_ALL,
     ),
     _Operation(
+        "createCompletion",
         "post",
         "/v1/completions",
         "Goes on with texts or tokens.",
@@ -78,13 +91,27 @@ _OPERATIONS = (
         Completion,
         refusals=_ALL,
     ),
-    _Operation("get", "/v1/models", "Lists the one model there is.", ModelList),
-    _Operation("get", "/v1/models/{name}", "Tells of the model by any of its names.", Model, refusals=(404,)),
-    _Operation("post", "/tokenize", "Counts tokens.", Tokenized, TokenizeRequest, refusals=_ALL),
-    _Operation("post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL),
-    _Operation("get", "/health", "Tells how the server is.", Health, is_well_or_not=True),
+    _Operation("listModels", "get", "/v1/models", "Lists the one model there is.", ModelList),
     _Operation(
-        "get", "/health/ready", "Tells whether a request would be taken.", Health, is_well_or_not=True
+        "getModel",
+        "get",
+        "/v1/models/{name}",
+        "Tells of the model by any of its names.",
+        Model,
+        refusals=(404, 405, 500),
+    ),
+    _Operation("tokenize", "post", "/tokenize", "Counts tokens.", Tokenized, TokenizeRequest, refusals=_ALL),
+    _Operation(
+        "detokenize", "post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL
+    ),
+    _Operation("getHealth", "get", "/health", "Tells how the server is.", Health, is_well_or_not=True),
+    _Operation(
+        "getReadiness",
+        "get",
+        "/health/ready",
+        "Tells whether a request would be taken.",
+        Health,
+        is_well_or_not=True,
     ),
 )
 
@@ -126,12 +153,18 @@ class _Schemas:
         return self._references[(model, self._MODE)]
 
 
-def _event(chunk: dict[str, Any]) -> dict[str, Any]:
+def _event(chunk: dict[str, Any], *, is_typed: bool) -> dict[str, Any]:
     """Returns the schema of one event; streams of chunks without types end with one more, ``[DONE]``."""
     data = {"type": "string", "contentMediaType": _JSON, "contentSchema": chunk}
+    if is_typed:
+        return {
+            "type": "object",
+            "properties": {"event": {"type": "string"}, "data": data},
+            "required": ["event", "data"],
+        }
     return {
         "type": "object",
-        "properties": {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, data]}},
+        "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
         "required": ["data"],
     }
 
@@ -139,14 +172,19 @@ def _event(chunk: dict[str, Any]) -> dict[str, Any]:
 def _described(operation: _Operation, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {_JSON: {"schema": schemas.of(operation.reply)}}
     if operation.chunk:
-        content["text/event-stream"] = {"schema": _event(schemas.of(operation.chunk))}
-    responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
-    if operation.is_well_or_not:
-        responses["503"] = {"description": "Not well, or not ready.", "content": content}
+        event = _event(schemas.of(operation.chunk), is_typed=operation.has_typed_events)
+        content["text/event-stream"] = {"schema": event}
+    responses: dict[str, Any] = {"200": _answer("The answer.", content)}
     error = {_JSON: {"schema": schemas.of(ErrorReply)}}
     for status in operation.refusals:
-        responses[str(status)] = {"description": _REFUSALS[status], "content": error}
-    described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
+        responses[str(status)] = _answer(_REFUSALS[status], error, can_wait=status in (429, 503))
+    if operation.is_well_or_not:
+        responses["503"] = _answer("Not well, or not ready.", content)
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": responses,
+    }
     if operation.body:
         body = {_JSON: {"schema": schemas.of(operation.body)}}
         described["requestBody"] = {"required": True, "content": body}
@@ -155,3 +193,8 @@ def _described(operation: _Operation, schemas: _Schemas) -> dict[str, Any]:
             {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
         ]
     return described
+
+
+def _answer(description: str, content: dict[str, Any], *, can_wait: bool = False) -> dict[str, Any]:
+    headers = {"x-request-id": _REQUEST_ID} | ({"Retry-After": _SECONDS} if can_wait else {})
+    return {"description": description, "headers": headers, "content": content}

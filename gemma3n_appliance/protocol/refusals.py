@@ -1,41 +1,11 @@
 """Refuses what a well-formed request asks for and this server does not do."""
 
-from typing import Any
-
-from ..errors import InvalidRequestError, UnsupportedParameterError
+from ..errors import InvalidRequestError
+from .absent import refuse_absent
 from .chat_fields import ChatFields
 from .generation_fields import GenerationFields
 from .messages import AudioPart, ImagePart, Message
 from .tools import NamedToolChoice
-from .wire import WireModel
-
-# Values that ask for nothing. None does so for every parameter.
-_NEUTRAL_IN_ALL: dict[str, tuple[Any, ...]] = {
-    "bad_words": ([],),
-    "grammar": ("",),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "length_penalty": (1,),
-    "logits_processors": ([],),
-    "min_tokens": (0,),
-    "prompt_logprobs": (),
-    "stop_token_ids": ([],),
-    "use_beam_search": (False,),
-}
-_NEUTRAL_IN_CHATS: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
 
 
 def refuse_unsupported(request: ChatFields) -> None:
@@ -45,7 +15,7 @@ def refuse_unsupported(request: ChatFields) -> None:
         UnsupportedParameterError: names a parameter whose value asks for something.
         InvalidRequestError: two fields do not go together.
     """
-    refuse_named(request, _NEUTRAL_IN_CHATS)
+    refuse_absent(request)
     check_stream_options(request)
     _check_max_tokens(request)
     _check_logprobs(request)
@@ -55,35 +25,12 @@ def refuse_unsupported(request: ChatFields) -> None:
         _check_message(message, f"messages[{index}]")
 
 
-def refuse_named(request: GenerationFields, neutral: dict[str, tuple[Any, ...]]) -> None:
-    """Raises UnsupportedParameterError for a parameter whose value asks for what no request can have.
-
-    ``neutral`` lists those of the one kind of request, with the values that ask for nothing.
-    """
-    refuse_values(request, _NEUTRAL_IN_ALL | neutral)
-
-
-def refuse_values(request: WireModel, neutral: dict[str, tuple[Any, ...]]) -> None:
-    """Raises UnsupportedParameterError for a parameter that has a value not listed as ``neutral``."""
-    for name, values in neutral.items():
-        value = getattr(request, name)
-        if value is not None and value not in values:
-            raise unsupported(name)
-
-
 def check_stream_options(request: GenerationFields) -> None:
     """Raises InvalidRequestError where there is no stream to have options for."""
     if request.stream_options and not request.stream:
         raise InvalidRequestError(
             "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
         )
-
-
-def unsupported(param: str) -> UnsupportedParameterError:
-    """Returns what says that a parameter asks for what is not there."""
-    return UnsupportedParameterError(
-        f"'{param}' is not supported by this server: leave it out or at its default.", param=param
-    )
 
 
 def _check_max_tokens(request: ChatFields) -> None:
@@ -105,8 +52,8 @@ def check_structure(request: GenerationFields) -> None:
     """Raises InvalidRequestError where an answer cannot have the form, or all of the forms, asked for."""
     form = request.structured_outputs
     forms = form.given if form else ()
-    if form and form.unsupported:
-        raise unsupported(f"structured_outputs.{form.unsupported[0]}")
+    if form:
+        refuse_absent(form, "structured_outputs.")
     if len(forms) > 1:
         raise InvalidRequestError(
             f"'structured_outputs' takes one of {', '.join(forms)}, not several.", param="structured_outputs"
@@ -114,7 +61,7 @@ def check_structure(request: GenerationFields) -> None:
     has_format = request.response_format is not None and request.response_format.type != "text"
     if has_format and forms:
         raise InvalidRequestError(
-            "'response_format' and 'structured_outputs' both say what to answer: send only one of them.",
+            "'structured_outputs' and another form both say what to answer: send only one of them.",
             param="structured_outputs",
         )
     if has_format or forms:
@@ -134,7 +81,7 @@ def _check_tools(request: ChatFields) -> None:
     if tools and request.tool_choice != "none":
         if request.structured_outputs and request.structured_outputs.given:
             raise InvalidRequestError(
-                "'structured_outputs' leaves no room for calls: use 'response_format' or tool_choice 'none'.",
+                "'structured_outputs' leaves no room for calls: leave it out, or tool_choice 'none'.",
                 param="structured_outputs",
             )
         _check_end(request)
@@ -159,9 +106,7 @@ def _check_tools(request: ChatFields) -> None:
 
 
 def _check_message(message: Message, path: str) -> None:
-    for name in ("audio", "function_call"):
-        if getattr(message, name):
-            raise unsupported(f"{path}.{name}")
+    refuse_absent(message, f"{path}.")
     if message.tool_calls and message.role != "assistant":
         raise InvalidRequestError("Only role 'assistant' calls tools.", param=f"{path}.tool_calls")
     if (message.role == "tool") != bool(message.tool_call_id):

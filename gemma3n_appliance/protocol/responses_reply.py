@@ -1,9 +1,11 @@
 """What ``POST /v1/responses`` answers, whole, and event by event in OpenAI's order."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field, RootModel, SerializeAsAny
+from typing_extensions import TypedDict
 
+from .error import ErrorDetail
 from .reply import Reply
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -17,7 +19,7 @@ class _Whole(Reply):
         return self.model_dump_json().encode()
 
 
-class LikelyToken(BaseModel):
+class LikelyToken(TypedDict):
     """A token and how likely it was; control tokens have no bytes."""
 
     token: str
@@ -61,7 +63,8 @@ class OutputCall(BaseModel):
     arguments: str
 
 
-OutputItem = OutputMessage | OutputCall
+# Or each would be made twice: first of Python's own objects, then of these JSON.
+OutputItem = SerializeAsAny[Annotated[OutputMessage | OutputCall, Field(discriminator="type")]]
 
 
 class InputTokensDetails(BaseModel):
@@ -130,29 +133,102 @@ class Response(_Whole):
     user: str | None
 
 
-class ResponseEvent(_Whole):
-    """One event of a stream; which fields it has, its type says: the others are absent."""
+class _Event(_Whole):
+    """One event of a stream."""
 
     type: str
     sequence_number: int
-    response: Response | None = None
-    output_index: int | None = None
-    content_index: int | None = None
-    item_id: str | None = None
-    item: OutputItem | None = None
-    part: OutputText | None = None
-    delta: str | None = None
-    text: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    logprobs: list[OutputLogprob] | None = None
 
     @property
     def event_name(self) -> str:
         """The event's name in the stream."""
         return self.type
 
-    @model_serializer(mode="wrap")
-    def _present(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if name in self.model_fields_set}
+
+class ResponseTold(_Event):
+    """The response as a whole, at its beginning and at its end."""
+
+    type: Literal["response.created", "response.in_progress", "response.completed", "response.incomplete"]
+    response: Response
+
+
+class ItemTold(_Event):
+    """An item of the output, at its beginning and at its end."""
+
+    type: Literal["response.output_item.added", "response.output_item.done"]
+    output_index: int
+    item: OutputItem
+
+
+class _OfItem(_Event):
+    item_id: str
+    output_index: int
+
+
+class PartTold(_OfItem):
+    """A text, at its beginning and at its end."""
+
+    type: Literal["response.content_part.added", "response.content_part.done"]
+    content_index: int = 0
+    part: OutputText
+
+
+class TextTold(_OfItem):
+    """More of a text."""
+
+    type: Literal["response.output_text.delta"] = "response.output_text.delta"
+    content_index: int = 0
+    delta: str
+    logprobs: list[OutputLogprob]
+
+
+class TextDone(_OfItem):
+    """The text."""
+
+    type: Literal["response.output_text.done"] = "response.output_text.done"
+    content_index: int = 0
+    text: str
+    logprobs: list[OutputLogprob]
+
+
+class ArgumentsTold(_OfItem):
+    """More of a call's arguments."""
+
+    type: Literal["response.function_call_arguments.delta"] = "response.function_call_arguments.delta"
+    delta: str
+
+
+class ArgumentsDone(_OfItem):
+    """A call's arguments."""
+
+    type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
+    name: str
+    arguments: str
+
+
+class ErrorTold(_Event):
+    """What went wrong, as events have it, and as SDKs look for it."""
+
+    type: Literal["error"] = "error"
+    code: str | None
+    message: str
+    param: str | None
+    error: ErrorDetail
+
+
+class ResponseEvent(
+    RootModel[
+        Annotated[
+            ResponseTold
+            | ItemTold
+            | PartTold
+            | TextTold
+            | TextDone
+            | ArgumentsTold
+            | ArgumentsDone
+            | ErrorTold,
+            Field(discriminator="type"),
+        ]
+    ]
+):
+    """Any event of a stream."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from .absent import Absent
 from .unions import by_type
 from .wire import WireModel
 
@@ -54,10 +55,7 @@ ResponseFormat = Annotated[
 
 
 class StructuredOutputs(WireModel):
-    """One of several forms; ``json`` is a schema, ``grammar`` is written in Lark or GBNF.
-
-    The rest of vLLM's fields is declared so that ``refusals`` can name it.
-    """
+    """One of several forms; ``json`` is a schema, ``grammar`` is written in Lark or GBNF."""
 
     json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
     regex: Annotated[str, Field(min_length=1)] | None = None
@@ -67,10 +65,10 @@ class StructuredOutputs(WireModel):
     ] = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
     json_object: bool | None = None
-    disable_any_whitespace: Any = None
-    disable_additional_properties: Any = None
-    whitespace_pattern: Any = None
-    structural_tag: Any = None
+    disable_any_whitespace: Annotated[Any, Absent(False)] = None
+    disable_additional_properties: Annotated[Any, Absent(False)] = None
+    whitespace_pattern: Annotated[Any, Absent("")] = None
+    structural_tag: Annotated[Any, Absent("")] = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -83,14 +81,3 @@ class StructuredOutputs(WireModel):
             "json_object": self.json_object or None,
         }
         return tuple(name for name, value in forms.items() if value is not None)
-
-    @property
-    def unsupported(self) -> tuple[str, ...]:
-        """The names of fields that ask for what this server does not do."""
-        names = (
-            "disable_any_whitespace",
-            "disable_additional_properties",
-            "whitespace_pattern",
-            "structural_tag",
-        )
-        return tuple(name for name in names if getattr(self, name))

@@ -1,11 +1,11 @@
 """Reads a request body into a wire model, and says in OpenAI's words where it is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from ..errors import InvalidRequestError
@@ -19,6 +19,14 @@ _LONGEST_QUOTE = 200
 _MOST_UNKNOWN_FIELDS = 20
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# 5.0 is an integer to JSON Schema, and to languages whose numbers are all of one kind.
+Integer = Annotated[int, BeforeValidator(_whole)]
+
+
 class WireModel(BaseModel):
     """Strict: "1" is not a number, true is not an integer, and NaN is nothing."""
 
@@ -27,7 +35,7 @@ class WireModel(BaseModel):
     )
 
     def check(self) -> None:
-        """Raises InvalidRequestError for what single fields cannot show; `parse` calls it last."""
+        """Raises InvalidRequestError for what single fields cannot show; `parse` calls it."""
 
 
 class TextRequest(WireModel):
@@ -45,8 +53,14 @@ class TextRequest(WireModel):
 WireModelT = TypeVar("WireModelT", bound=WireModel)
 
 
-def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
+def parse(
+    raw: bytes,
+    model: type[WireModelT],
+    check_sent: Callable[[Mapping[str, Any], WireModelT], None] | None = None,
+) -> WireModelT:
     """Returns the body as a ``model`` that has passed its ``check``.
+
+    ``check_sent`` may have something against what was sent that the model does not show: it comes last.
 
     Raises:
         InvalidRequestError: not JSON, or not what ``model`` takes; ``param`` is the path to the first fault.
@@ -57,6 +71,8 @@ def parse(raw: bytes, model: type[WireModelT]) -> WireModelT:
     except ValidationError as error:
         raise refusal(error) from None
     parsed.check()
+    if check_sent:
+        check_sent(document, parsed)
     if unknown := list(islice(_unknown_fields(document, parsed, ""), _MOST_UNKNOWN_FIELDS)):
         log.debug("unknown_fields_ignored", fields=unknown)
     return parsed

@@ -23,7 +23,7 @@ from ..protocol.chat_reply import (
     TopLogprob,
 )
 from ..protocol.reply import Usage
-from .told import SYSTEM_FINGERPRINT, Events, Tally, finite, gather
+from .told import SYSTEM_FINGERPRINT, Tally, Told, finite
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,16 @@ class ChatReply:
         """See `ChunkedReply`: usage, if the client asked for it."""
         return [self._chunk([]).model_copy(update={"usage": self._usage(tally)})] if self.has_usage else []
 
-    async def complete(self, events: Events) -> ChatCompletion:
-        """Returns the whole reply. Raises EngineError where the events end before their end."""
-        tally, told = await gather(events, self.num_choices)
-        choices = [_whole_choice(each, has_logprobs=self.has_logprobs) for each in told.values()]
+    def whole(self, told: Told) -> ChatCompletion:
+        """See `ChunkedReply`."""
+        choices = [_whole_choice(each, has_logprobs=self.has_logprobs) for each in told.events.values()]
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
             model=self.model,
             choices=choices,
-            usage=self._usage(tally),
+            usage=self._usage(told.tally),
             system_fingerprint=SYSTEM_FINGERPRINT,
         )
 
@@ -136,7 +135,7 @@ def _whole_calls(deltas: Sequence[CallDelta]) -> list[OutputToolCall]:
 
 
 def _logprobs(tokens: Sequence[ScoredToken]) -> ChoiceLogprobs:
-    return ChoiceLogprobs(content=[_token_logprob(token) for token in tokens], refusal=None)
+    return ChoiceLogprobs.model_construct(content=[_token_logprob(token) for token in tokens], refusal=None)
 
 
 def _token_logprob(token: ScoredToken) -> TokenLogprob:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..engine.events import Event, Finished, FinishReason, ScoredToken, Started, TextDelta
 from ..protocol.completion_reply import Completion, CompletionChoice, CompletionLogprobs
-from .told import SYSTEM_FINGERPRINT, Events, Tally, finite, gather
+from .told import SYSTEM_FINGERPRINT, Tally, Told, finite
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,10 @@ class CompletionReply:
         """See `ChunkedReply`: usage, if the client asked for it."""
         return [self._completion([]).model_copy(update={"usage": tally.usage()})] if self.has_usage else []
 
-    async def complete(self, events: Events) -> Completion:
-        """Returns the whole reply. Raises EngineError where the events end before their end."""
-        tally, told = await gather(events, self.num_choices, self.num_prompts)
-        choices = [self._whole(index, each) for index, each in told.items()]
-        return self._completion(choices).model_copy(update={"usage": tally.usage()})
+    def whole(self, told: Told) -> Completion:
+        """See `ChunkedReply`."""
+        choices = [self._whole_choice(index, each) for index, each in told.events.items()]
+        return self._completion(choices).model_copy(update={"usage": told.tally.usage()})
 
     def _echo(self, choice: int) -> str:
         return self.echoes[choice // self.num_choices] if self.echoes else ""
@@ -70,7 +69,7 @@ class CompletionReply:
                 return None
         return CompletionChoice(index=event.choice, text=text, logprobs=logprobs, finish_reason=reason)
 
-    def _whole(self, index: int, events: Sequence[Event]) -> CompletionChoice:
+    def _whole_choice(self, index: int, events: Sequence[Event]) -> CompletionChoice:
         deltas = [event for event in events if isinstance(event, TextDelta)]
         tokens = [token for delta in deltas for token in delta.logprobs]
         (end,) = (event for event in events if isinstance(event, Finished))
@@ -84,11 +83,9 @@ class CompletionReply:
     def _logprobs(self, choice: int, tokens: Sequence[ScoredToken]) -> CompletionLogprobs:
         begin = len(self._echo(choice))
         return CompletionLogprobs(
-            tokens=[token.token for token in tokens],
+            tokens=[_name(token) for token in tokens],
             token_logprobs=[finite(token.logprob) for token in tokens],
-            top_logprobs=[
-                {each.token: finite(each.logprob) for each in (token, *token.top)} for token in tokens
-            ],
+            top_logprobs=[_by_name(token, *token.top) for token in tokens],
             text_offset=[begin + self._offsets[choice].of(token) for token in tokens],
         )
 
@@ -115,6 +112,22 @@ class _Offset:
         begin = self._num_characters
         self._num_characters += len(self._decoder.decode(token.piece or b""))
         return begin
+
+
+def _by_name(*tokens: ScoredToken) -> dict[str, float]:
+    """Returns tokens' probabilities; of several with one name, the first's."""
+    named: dict[str, float] = {}
+    for token in tokens:
+        named.setdefault(_name(token), finite(token.logprob))
+    return named
+
+
+def _name(token: ScoredToken) -> str:
+    """Returns a token's text, or its bytes as OpenAI writes them where they are no text."""
+    try:
+        return token.token if token.piece is None else token.piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.piece or b"")
 
 
 def _reason(event: Finished) -> Literal["stop", "length"]:

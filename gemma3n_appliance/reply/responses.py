@@ -3,12 +3,16 @@
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from ..engine.events import CallDelta, Event, Finished, FinishReason, ScoredToken, Started, TextDelta
+from ..protocol.reply import Reply
 from ..protocol.responses_reply import (
+    ArgumentsDone,
+    ArgumentsTold,
     IncompleteDetails,
     InputTokensDetails,
+    ItemTold,
     LikelyToken,
     OutputCall,
     OutputItem,
@@ -16,12 +20,17 @@ from ..protocol.responses_reply import (
     OutputMessage,
     OutputText,
     OutputTokensDetails,
+    PartTold,
     Response,
-    ResponseEvent,
+    ResponseTold,
     ResponseUsage,
     Status,
+    TextDone,
+    TextTold,
 )
-from .told import Events, Tally, finite, gather
+from .told import Tally, Told, finite
+
+EventT = TypeVar("EventT", bound=Reply)
 
 
 @dataclass
@@ -35,92 +44,97 @@ class ResponsesReply:
     _done: list[OutputItem] = field(default_factory=list)
     _open: "_Message | _Call | None" = None
 
-    def tell(self, event: Event, tally: Tally) -> Iterator[ResponseEvent]:
+    def tell(self, event: Event, tally: Tally) -> Iterator[Reply]:
         """See `ChunkedReply`."""
         match event:
             case Started():
-                yield self._event("response.created", response=self.response)
-                yield self._event("response.in_progress", response=self.response)
+                yield self._event(ResponseTold, type="response.created", response=self.response)
+                yield self._event(ResponseTold, type="response.in_progress", response=self.response)
             case TextDelta():
-                if self._open is None:
-                    yield from self._begin(_Message())
-                yield from self._add(event.text, _logprobs(event.logprobs))
+                yield from self._add_text(event.text, _logprobs(event.logprobs))
             case CallDelta():
-                if event.call_id is not None:
-                    yield from self._end("completed")
-                    yield from self._begin(_Call(event.call_id, event.name or ""))
-                if event.arguments:
-                    yield from self._add(event.arguments)
+                yield from self._add_call(event)
             case Finished():
                 yield from self._finish(event, tally)
 
-    def tell_end(self, _tally: Tally) -> Iterator[ResponseEvent]:
+    def tell_end(self, _tally: Tally) -> Iterator[Reply]:
         """See `ChunkedReply`: the last event has told it."""
         yield from ()
 
-    async def complete(self, events: Events) -> Response:
-        """Returns the whole response. Raises EngineError where the events end before their end."""
-        tally, told = await gather(events, 1)
-        last = [chunk for event in told[0] for chunk in self.tell(event, tally)][-1]
-        assert last.response is not None
+    def whole(self, told: Told) -> Response:
+        """See `ChunkedReply`: the last event holds it."""
+        last = [event for each in told.events[0] for event in self.tell(each, told.tally)][-1]
+        assert isinstance(last, ResponseTold)
         return last.response
 
-    def _finish(self, event: Finished, tally: Tally) -> Iterator[ResponseEvent]:
+    def _finish(self, event: Finished, tally: Tally) -> Iterator[Reply]:
         is_cut = event.reason is FinishReason.LENGTH
-        status: Status = "incomplete" if is_cut else "completed"
+        status: Literal["incomplete", "completed"] = "incomplete" if is_cut else "completed"
         if not self._done and self._open is None:
             yield from self._begin(_Message())
         yield from self._end(status)
         changes: dict[str, Any] = {"status": status, "output": self._done, "usage": _usage(tally)}
         if is_cut:
             changes["incomplete_details"] = IncompleteDetails(reason="max_output_tokens")
-        yield self._event(f"response.{status}", response=self.response.model_copy(update=changes))
+        response = self.response.model_copy(update=changes)
+        yield self._event(ResponseTold, type=f"response.{status}", response=response)
 
-    def _begin(self, part: "_Message | _Call") -> Iterator[ResponseEvent]:
+    def _begin(self, part: "_Message | _Call") -> Iterator[Reply]:
         self._open = part
-        yield self._event("response.output_item.added", item=part.item("in_progress"))
+        yield self._item("added", "in_progress")
         if isinstance(part, _Message):
-            yield self._event("response.content_part.added", content_index=0, part=OutputText(text=""))
+            yield self._of_item(PartTold, type="response.content_part.added", part=OutputText(text=""))
 
-    def _add(self, text: str, logprobs: list[OutputLogprob] | None = None) -> Iterator[ResponseEvent]:
+    def _add_text(self, text: str, logprobs: list[OutputLogprob]) -> Iterator[Reply]:
+        if self._open is None:
+            yield from self._begin(_Message())
         if isinstance(self._open, _Message):
             self._open.text += text
-            self._open.logprobs += logprobs or []
-            yield self._event(
-                "response.output_text.delta", content_index=0, delta=text, logprobs=logprobs or []
-            )
-        elif isinstance(self._open, _Call):
-            self._open.arguments += text
-            yield self._event("response.function_call_arguments.delta", delta=text)
+            self._open.logprobs += logprobs
+            yield self._of_item(TextTold, delta=text, logprobs=logprobs)
 
-    def _end(self, status: Status) -> Iterator[ResponseEvent]:
+    def _add_call(self, event: CallDelta) -> Iterator[Reply]:
+        if event.call_id is not None:
+            yield from self._end("completed")
+            yield from self._begin(_Call(event.call_id, event.name or ""))
+        if isinstance(self._open, _Call) and event.arguments:
+            self._open.arguments += event.arguments
+            yield self._of_item(ArgumentsTold, delta=event.arguments)
+
+    def _end(self, status: Status) -> Iterator[Reply]:
         """Closes what is open."""
         match self._open:
             case None:
                 return
             case _Message() as message:
                 whole = message.whole
-                yield self._event(
-                    "response.output_text.done", content_index=0, text=whole.text, logprobs=whole.logprobs
-                )
-                yield self._event("response.content_part.done", content_index=0, part=whole)
+                yield self._of_item(TextDone, text=whole.text, logprobs=whole.logprobs)
+                yield self._of_item(PartTold, type="response.content_part.done", part=whole)
             case _Call() as call:
-                yield self._event(
-                    "response.function_call_arguments.done", name=call.name, arguments=call.arguments
-                )
-        item = self._open.item(status)
-        yield self._event("response.output_item.done", item=item)
-        self._done.append(item)
+                yield self._of_item(ArgumentsDone, name=call.name, arguments=call.arguments)
+        done = self._item("done", status)
+        yield done
+        self._done.append(done.item)
         self._open = None
 
-    def _event(self, kind: str, **fields: Any) -> ResponseEvent:
-        """Returns the next event; those of an item say which, either as a whole or by its id."""
-        if self._open is not None:
-            fields["output_index"] = len(self._done)
-            if "item" not in fields:
-                fields["item_id"] = self._open.id
+    def _item(self, what: Literal["added", "done"], status: Status) -> ItemTold:
+        assert self._open is not None
+        return self._event(
+            ItemTold,
+            type=f"response.output_item.{what}",
+            output_index=len(self._done),
+            item=self._open.item(status),
+        )
+
+    def _of_item(self, kind: type[EventT], **fields: Any) -> EventT:
+        """Returns the next event, of the item that is open."""
+        assert self._open is not None
+        return self._event(kind, item_id=self._open.id, output_index=len(self._done), **fields)
+
+    def _event(self, kind: type[EventT], **fields: Any) -> EventT:
+        """Returns the next event; its tokens' probabilities can be megabytes, and are not looked through."""
         self._num_events += 1
-        return ResponseEvent(type=kind, sequence_number=self._num_events - 1, **fields)
+        return cast("EventT", kind.model_construct(sequence_number=self._num_events - 1, **fields))
 
 
 @dataclass
@@ -133,7 +147,7 @@ class _Message:
 
     @property
     def whole(self) -> OutputText:
-        return OutputText(text=self.text, logprobs=self.logprobs)
+        return OutputText.model_construct(text=self.text, logprobs=self.logprobs)
 
     def item(self, status: Status) -> OutputMessage:
         content = [] if status == "in_progress" else [self.whole]
@@ -167,10 +181,10 @@ def _usage(tally: Tally) -> ResponseUsage:
 
 def _logprobs(tokens: Sequence[ScoredToken]) -> list[OutputLogprob]:
     return [
-        OutputLogprob(**_likely(token), top_logprobs=[LikelyToken(**_likely(each)) for each in token.top])
+        OutputLogprob(**_likely(token), top_logprobs=[_likely(each) for each in token.top])
         for token in tokens
     ]
 
 
-def _likely(token: ScoredToken) -> dict[str, Any]:
-    return {"token": token.token, "logprob": finite(token.logprob), "bytes": [*(token.piece or b"")]}
+def _likely(token: ScoredToken) -> LikelyToken:
+    return LikelyToken(token=token.token, logprob=finite(token.logprob), bytes=[*(token.piece or b"")])

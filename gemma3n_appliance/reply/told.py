@@ -58,6 +58,14 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class Told:
+    """All that the engine told: what it cost, and each choice's events by its number, in order."""
+
+    tally: Tally
+    events: dict[int, list[Event]]
+
+
 class ChunkedReply(Protocol[ChunkT]):
     """A reply that can be told in chunks; those of prompts that are asked together count on."""
 
@@ -79,8 +87,8 @@ class ChunkedReply(Protocol[ChunkT]):
         """Yields the chunks that come after all choices' ends."""
         ...
 
-    async def complete(self, events: Events) -> Reply:
-        """Returns the whole reply. Raises EngineError where the events end before their end."""
+    def whole(self, told: Told) -> Reply:
+        """Returns the whole reply."""
         ...
 
 
@@ -97,23 +105,21 @@ async def chunks(events: Events, reply: ChunkedReply[ChunkT]) -> AsyncGenerator[
             yield chunk
 
 
-async def gather(
-    events: Events, num_choices: int, num_prompts: int = 1
-) -> tuple[Tally, dict[int, list[Event]]]:
-    """Returns the tally, and each choice's events by its number, in order.
+async def gather(events: Events, reply: ChunkedReply[ChunkT]) -> Told:
+    """Returns what there is to tell, once it is all there.
 
     Raises:
         EngineError: the events end before they have told the end.
     """
-    tally = Tally(num_choices)
+    tally = Tally(reply.num_choices)
     told: dict[int, list[Event]] = defaultdict(list)
     async with aclosing(events):
         async for event in events:
             tally.note(event)
             told[event.choice].append(event)
-    if tally.num_finished < num_choices * num_prompts:
+    if tally.num_finished < reply.num_choices * reply.num_prompts:
         raise EngineError("The engine stopped before the answer was complete. Send the request again.")
-    return tally, {choice: told[choice] for choice in sorted(told)}
+    return Told(tally, {choice: told[choice] for choice in sorted(told)})
 
 
 def finite(logprob: float) -> float:

@@ -9,7 +9,8 @@ from gemma3n_appliance.api import sse
 from gemma3n_appliance.engine.events import TextDelta
 from gemma3n_appliance.errors import ShuttingDownError
 from gemma3n_appliance.protocol.chat_reply import ChatCompletionChunk
-from gemma3n_appliance.protocol.responses_reply import ResponseEvent
+from gemma3n_appliance.protocol.reply import Reply
+from gemma3n_appliance.protocol.responses_reply import ArgumentsDone, ArgumentsTold, ErrorTold
 from gemma3n_appliance.reply.chat import ChatReply
 from gemma3n_appliance.reply.told import Tally
 
@@ -74,9 +75,10 @@ def test_closing_the_stream_closes_what_feeds_it():
 
 
 def test_a_stream_of_typed_events_ends_without_a_word_or_with_an_event_of_its_own():
-    async def said(error: Exception | None) -> AsyncGenerator[ResponseEvent, None]:
-        yield ResponseEvent(type="response.created", sequence_number=0)
-        yield ResponseEvent(type="response.in_progress", sequence_number=1)
+    async def said(error: Exception | None) -> AsyncGenerator[Reply, None]:
+        place = {"item_id": "i", "output_index": 0}
+        yield ArgumentsTold(sequence_number=0, delta="{", **place)
+        yield ArgumentsDone(sequence_number=1, name="f", arguments="{}", **place)
         if error:
             raise error
 
@@ -87,8 +89,8 @@ def test_a_stream_of_typed_events_ends_without_a_word_or_with_an_event_of_its_ow
 
     whole = asyncio.run(frames(None))
     assert [frame.split(b"\n")[0] for frame in whole] == [
-        b"event: response.created",
-        b"event: response.in_progress",
+        b"event: response.function_call_arguments.delta",
+        b"event: response.function_call_arguments.done",
     ]
     broken = asyncio.run(frames(RuntimeError("secret")))
     assert broken[:2] == whole
@@ -96,6 +98,7 @@ def test_a_stream_of_typed_events_ends_without_a_word_or_with_an_event_of_its_ow
     assert name == b"event: error"
     event = json.loads(data.removeprefix(b"data: "))
     assert (event["type"], event["sequence_number"]) == ("error", 2)
+    ErrorTold.model_validate(event, strict=True)
     assert event["message"] == event["error"]["message"]
     assert "secret" not in event["message"]
 

@@ -1,5 +1,8 @@
 """Prompts without a chat's form, through the official client."""
 
+import json
+from pathlib import Path
+
 import httpx2
 import openai
 import pytest
@@ -8,6 +11,9 @@ from .test_chat import COUNT, LOGS, ask
 
 NAME = [{"role": "user", "content": "Spell abacus."}]
 CHATS = [LOGS, COUNT, NAME]
+PICTURE_TOKEN = json.loads(Path("gemma3n_appliance/demo/checkpoint_files/config.json").read_text())[
+    "image_token_id"
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,22 @@ def test_without_a_limit_there_are_sixteen_tokens(client, prompts):
     assert reply.choices[0].finish_reason == "length"
 
 
+def test_without_a_limit_there_are_no_more_tokens_than_fit(url, client):
+    context = httpx2.post(f"{url}/tokenize", json={"prompt": "Hi"}).json()["max_model_len"]
+    reply = client.completions.create(
+        model="gemma3n", prompt=[7] * (context - 5), extra_body={"ignore_eos": True}
+    )
+    assert (reply.usage.completion_tokens, reply.choices[0].finish_reason) == (5, "length")
+
+
+def test_what_begins_a_prompt_can_be_left_out(client):
+    counts = [
+        complete(client, "Hi", max_tokens=1, extra_body=extra).usage.prompt_tokens
+        for extra in ({}, {"add_special_tokens": True}, {"add_special_tokens": False})
+    ]
+    assert counts[0] == counts[1] == counts[2] + 1
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_echo_is_the_prompt_before_the_answer(client, stream):
     asked = ["The logs ", "ünï 漢"]
@@ -134,7 +156,11 @@ def test_answers_stop_and_keep_to_a_form_as_in_chats(client, prompts):
         ({"prompt": [["a"]]}, "prompt[0][0]"),
         ({"prompt": [True]}, "prompt"),
         ({"prompt": [-1]}, "prompt[0]"),
-        ({"prompt": [5, 10**9]}, "prompt"),
+        ({"prompt": [5, 10**9]}, "prompt[1]"),
+        ({"prompt": [5, PICTURE_TOKEN]}, "prompt[1]"),
+        ({"prompt": [[5], [PICTURE_TOKEN]]}, "prompt[1][0]"),
+        ({"prompt": ["Hi", "word " * 6_000]}, "prompt[1]"),
+        ({"prompt": [[5], [7] * 5_000]}, "prompt[1]"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"prompt": ["a"] * 33, "n": 2}, "prompt"),
         ({"prompt": ["a"] * 3, "n": 3, "logprobs": 1}, "prompt"),
@@ -144,6 +170,9 @@ def test_answers_stop_and_keep_to_a_form_as_in_chats(client, prompts):
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"best_of": [1]}, "best_of"),
+        ({"best_of": True}, "best_of"),
+        ({"max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"tools": [{"type": "function"}]}, "tools"),
         ({"echo": True, "logprobs": 1}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),

@@ -303,6 +303,27 @@ BROKEN = base64.b64encode(b"no picture").decode()
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"truncation": "auto"}, "truncation"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
+        ({"metadata": {"k" * 65: "v"}}, f"metadata.{'k' * 65}"),
+        ({"metadata": {f"{i}": "v" for i in range(17)}}, "metadata"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 2}, "n"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
+        ({"min_tokens": 3}, "min_tokens"),
+        (
+            {
+                "input": [
+                    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}],
+                    },
+                ]
+            },
+            "input[1].output[0].image_url",
+        ),
         ({"text": {"format": {"type": "xml"}}}, "text.format"),
         (
             {
@@ -337,6 +358,32 @@ def test_what_cannot_be_done_is_named_in_the_words_of_the_request(client, fields
         client.post("/responses", body=body, cast_to=object)
     assert refused.value.param == param
     assert "messages" not in refused.value.message
+
+
+def test_options_of_a_stream_need_a_stream(client):
+    body = {"model": "gemma3n", "input": "Hi", "stream_options": {"include_obfuscation": False}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("/responses", body=body, cast_to=object)
+    assert refused.value.param == "stream_options"
+    client.post("/responses", body=body | {"stream": True}, cast_to=str)
+
+
+def test_a_seed_gives_the_same_text_as_in_a_chat(client):
+    extra = {"seed": 3, "top_k": 0, "repetition_penalty": 1.1}
+    said = [
+        client.responses.create(
+            model="gemma3n", input="Spell abacus.", temperature=2, max_output_tokens=20, extra_body=extra
+        ).output_text
+        for _ in range(2)
+    ]
+    chat = client.chat.completions.create(
+        model="gemma3n",
+        messages=[{"role": "user", "content": "Spell abacus."}],
+        temperature=2,
+        max_tokens=20,
+        extra_body=extra,
+    )
+    assert said == [chat.choices[0].message.content] * 2
 
 
 def test_another_model_is_not_there(client):

@@ -63,7 +63,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"temperature": float("nan")}, "temperature"),
     ({"temperature": float("inf")}, "temperature"),
     ({"top_p": 1.5}, "top_p"),
-    ({"top_k": 1.0}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
     ({"top_k": -2}, "top_k"),
     ({"min_p": -1}, "min_p"),
     ({"seed": True}, "seed"),

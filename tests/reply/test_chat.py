@@ -15,7 +15,7 @@ from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.chat import ChatReply
 from gemma3n_appliance.reply.told import chunks
 
-from .conftest import told
+from .conftest import told, whole
 
 EVENTS = (
     Started(7, 2),
@@ -44,7 +44,7 @@ def streamed(events=EVENTS, **fields: object) -> list[dict]:
 
 
 def plain(events=EVENTS, **fields: object) -> dict:
-    return json.loads(asyncio.run(reply(**fields).complete(told(events))).to_json())
+    return whole(reply(**fields), events)
 
 
 def test_a_plain_reply_is_what_openai_would_send():

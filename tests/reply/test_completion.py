@@ -8,7 +8,7 @@ from gemma3n_appliance.errors import EngineError
 from gemma3n_appliance.reply.completion import CompletionReply
 from gemma3n_appliance.reply.told import chunks
 
-from .conftest import told
+from .conftest import told, whole
 
 
 def scored(piece: bytes) -> ScoredToken:
@@ -43,7 +43,7 @@ def reply(**fields) -> CompletionReply:
 
 
 def plain(**fields) -> dict:
-    return json.loads(asyncio.run(reply(**fields).complete(told(EVENTS))).to_json())
+    return whole(reply(**fields), EVENTS)
 
 
 def streamed(**fields) -> list[dict]:
@@ -91,4 +91,18 @@ def test_a_stream_ends_with_the_usage_that_was_asked_for():
 
 def test_an_answer_without_its_end_is_an_error():
     with pytest.raises(EngineError):
-        asyncio.run(reply().complete(told(EVENTS[:-1])))
+        whole(reply(), EVENTS[:-1])
+
+
+def test_parts_of_characters_have_names_of_their_own_and_the_first_of_a_name_counts():
+    top = (ScoredToken("\ufffd", b"\xc3", -1.0), ScoredToken("\ufffd", b"\xa9", -2.0))
+    events = [
+        Started(1),
+        TextDelta("é", 2, (ScoredToken("\ufffd", b"\xc3", -1.0, top), scored(b"\xa9")), choice=0),
+        TextDelta("a", 3, (ScoredToken("a", b"a", -3.0, (ScoredToken("a", b"a", -4.0),)),), choice=0),
+        Finished(FinishReason.STOP, 4),
+    ]
+    logprobs = whole(CompletionReply("m", has_logprobs=True), events)["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["bytes:\\xc3", "bytes:\\xa9", "a"]
+    assert logprobs["top_logprobs"][0] == {"bytes:\\xc3": -1.0, "bytes:\\xa9": -2.0}
+    assert logprobs["top_logprobs"][2] == {"a": -3.0}

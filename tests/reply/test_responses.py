@@ -9,7 +9,7 @@ from gemma3n_appliance.protocol.responses_reply import Response
 from gemma3n_appliance.reply.responses import ResponsesReply
 from gemma3n_appliance.reply.told import chunks
 
-from .conftest import told
+from .conftest import told, whole
 
 CALLS = [
     Started(5, 1),
@@ -49,8 +49,8 @@ def streamed(events):
     return asyncio.run(collect())
 
 
-def whole(events):
-    return json.loads(asyncio.run(ResponsesReply(begun()).complete(told(events))).to_json())
+def response_to(events):
+    return whole(ResponsesReply(begun()), events)
 
 
 def without_ids(response):
@@ -86,7 +86,7 @@ def test_each_call_is_an_item_that_ends_before_the_next_begins():
 
 
 def test_a_call_that_is_cut_off_is_incomplete_and_those_before_it_are_not():
-    response = whole([*CALLS, Finished(FinishReason.LENGTH, 9)])
+    response = response_to([*CALLS, Finished(FinishReason.LENGTH, 9)])
     assert [item["status"] for item in response["output"]] == ["completed", "incomplete"]
     assert response["status"] == "incomplete"
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -104,11 +104,11 @@ def test_a_call_that_is_cut_off_is_incomplete_and_those_before_it_are_not():
 )
 def test_a_whole_response_is_what_the_last_event_of_its_stream_holds(said):
     events = [Started(5), *said, Finished(FinishReason.STOP, 9)]
-    assert without_ids(whole(events)) == without_ids(streamed(events)[-1]["response"])
+    assert without_ids(response_to(events)) == without_ids(streamed(events)[-1]["response"])
 
 
 def test_nothing_said_is_an_empty_message():
-    (item,) = whole([Started(5), Finished(FinishReason.STOP, 1)])["output"]
+    (item,) = response_to([Started(5), Finished(FinishReason.STOP, 1)])["output"]
     assert item["content"] == [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}]
 
 
@@ -124,4 +124,4 @@ def test_events_have_the_fields_of_their_kind_and_no_others():
 
 def test_a_response_without_its_end_is_an_error():
     with pytest.raises(EngineError):
-        whole(CALLS)
+        response_to(CALLS)
