@@ -1,12 +1,13 @@
-"""The command line, ``gemma3n-appliance download | warm | serve | check``; the environment has settings."""
+"""The command line, ``gemma3n-appliance download | warm | serve | check | key``; `settings` has the rest."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from .errors import ApplianceError
-from .host import diagnosis, systemd
+from .errors import ApplianceError, KeyFileError
+from .host import diagnosis, key_file, systemd
 from .host.download import check_model, ensure_model, mend_model
 from .host.progress import Progress, ProgressBar, ProgressLines
 from .settings import Settings, SettingsError, load
@@ -53,7 +54,25 @@ def _parser() -> argparse.ArgumentParser:
         "subjects", nargs="*", metavar="SUBJECT", help=f"all, or some of {', '.join(diagnosis.CHECKS)}"
     )
     check.set_defaults(command=_examine)
+
+    key = commands.add_parser("key", help="make, list and revoke API keys; the server notices by itself")
+    _add_key_commands(key.add_subparsers(required=True, metavar="COMMAND"))
     return parser
+
+
+def _add_key_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    new = commands.add_parser("new", help="make a key, and show it: this once")
+    new.add_argument("name", help="whom it is for, such as laptop")
+    new.add_argument("--max-concurrent", type=_limit, metavar="N", help="requests that may run at once")
+    new.add_argument("--max-body-mb", type=_limit, metavar="MB", help="largest request body")
+    new.set_defaults(command=_new_key)
+
+    listed = commands.add_parser("list", help="show the keys' names and limits")
+    listed.set_defaults(command=_list_keys)
+
+    revoke = commands.add_parser("revoke", help="take a key back")
+    revoke.add_argument("name")
+    revoke.set_defaults(command=_revoke_key)
 
 
 def _download(settings: Settings, options: argparse.Namespace) -> int:
@@ -91,7 +110,9 @@ def _tell(line: str) -> None:
     systemd.notify(systemd.status(line))
 
 
-def _serve(_settings: Settings, _options: argparse.Namespace) -> int:
+def _serve(settings: Settings, _options: argparse.Namespace) -> int:
+    if settings.api_keys_file:
+        key_file.read(settings.api_keys_file)  # here it can still be told in a line what is wrong
     # Becomes gunicorn rather than starting it, so that signals and systemd's watch reach the server itself.
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:gemma3n_appliance.gunicorn_conf"]
     os.execv(sys.executable, gunicorn)  # noqa: S606 - every argument is ours
@@ -107,6 +128,45 @@ def _examine(settings: Settings, options: argparse.Namespace) -> int:
         if finding.advice:
             print(f"{'':18} → {finding.advice}")
     return 0 if is_well else EXIT_FAILED
+
+
+def _new_key(settings: Settings, options: argparse.Namespace) -> int:
+    path = _keys_file(settings)
+    key = key_file.add(
+        path, options.name, max_concurrent=options.max_concurrent, max_body_mb=options.max_body_mb
+    )
+    print(f"{options.name} is in {path}. This is its key, which is kept nowhere:", file=sys.stderr)
+    print(key)
+    return 0
+
+
+def _list_keys(settings: Settings, _options: argparse.Namespace) -> int:
+    for record in key_file.read(_keys_file(settings)):
+        print(" ".join([record.name, *(f"{name}={value}" for name, value in record.limits.items())]))
+    return 0
+
+
+def _revoke_key(settings: Settings, options: argparse.Namespace) -> int:
+    path = _keys_file(settings)
+    key_file.revoke(path, options.name)
+    print(f"{options.name} is no longer in {path}")
+    return 0
+
+
+def _keys_file(settings: Settings) -> Path:
+    if settings.api_keys_file is None:
+        raise KeyFileError(
+            "No API keys are wanted: set API_KEYS_FILE, to /etc/gemma3n/keys for one, and make a first key. "
+            "Once the server has started with that, it wants one with every request."
+        )
+    return settings.api_keys_file
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if not 1 <= limit <= key_file.LARGEST_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {key_file.LARGEST_LIMIT}")
+    return limit
 
 
 def _progress() -> Progress:

@@ -6,14 +6,16 @@ ApplianceError                      500 server_error
 │   ├── GrammarError                400 invalid_grammar
 │   ├── ContextLengthError          400 context_length_exceeded
 │   ├── ModelNotFoundError          404 model_not_found
-│   └── BodyTooLargeError           413 request_too_large
+│   ├── BodyTooLargeError           413 request_too_large
+│   └── InvalidKeyError             401 invalid_api_key
 ├── OverloadedError                 429 server_overloaded      (Retry-After)
 ├── NotReadyError                   503 model_not_ready        (Retry-After)
 ├── ShuttingDownError               503 shutting_down          (Connection: close)
 ├── InsufficientMemoryError         503 insufficient_memory
 ├── EngineError                     500 engine_error
 ├── ModelLoadError                  503 model_load_failed
-└── DownloadError                   503 model_download_failed
+├── DownloadError                   503 model_download_failed
+└── KeyFileError                    never sent: API_KEYS_FILE cannot be used
 
 Messages are written for whoever sent the request (or started the program): what is wrong, and what to do.
 """
@@ -79,8 +81,15 @@ class BodyTooLargeError(InvalidRequestError):
     code = "request_too_large"
 
 
+class InvalidKeyError(InvalidRequestError):
+    """The request has no API key, or one that there is not."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
 class OverloadedError(ApplianceError):
-    """The queue is full."""
+    """The queue is full, or a key has as many requests as it may."""
 
     status = 429
     type = "rate_limit_error"
@@ -129,3 +138,7 @@ class DownloadError(ApplianceError):
 
     status = 503
     code = "model_download_failed"
+
+
+class KeyFileError(ApplianceError):
+    """The file with the API keys cannot be read or written."""

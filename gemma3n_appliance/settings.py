@@ -6,11 +6,12 @@ credentials that systemd hands a service (systemd.exec(5), LoadCredential): ``hf
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # The base checkpoint has no chat template, so the short name means the instruction-tuned one. The hub writes
 # E4B: in its own spelling, the name means the base checkpoint.
@@ -68,6 +69,9 @@ class Settings(BaseSettings):
     load_wait: float = Field(300.0, ge=0.0)
     step_limit: float = Field(300.0, ge=1.0)
 
+    api_keys_file: Path | None = None
+    max_concurrent_per_key: int | None = Field(None, ge=1)
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_mb: int = Field(32, ge=1)
     max_image_pixels: int = Field(40_000_000, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -86,11 +90,27 @@ class Settings(BaseSettings):
             raise ValueError("holds a space or a character outside ASCII, as no token does: copy it again")
         return token
 
-    @field_validator("models_dir", "cache_dir")
+    @field_validator("cors_origins", mode="before")
     @classmethod
-    def _in_home(cls, directory: Path) -> Path:
+    def _separated(cls, origins: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", origins))) if isinstance(origins, str) else origins
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _of_web_pages(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origins != ("*",) and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin such as https://example.org or http://localhost:3000; "
+                    "separate several with commas, or write * alone for all"
+                )
+        return origins
+
+    @field_validator("models_dir", "cache_dir", "api_keys_file")
+    @classmethod
+    def _in_home(cls, directory: Path | None) -> Path | None:
         try:
-            return directory.expanduser()
+            return directory and directory.expanduser()
         except RuntimeError as error:
             raise ValueError(f"{error} Write the whole path") from None
 

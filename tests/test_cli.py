@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gemma3n_appliance.cli import main
+from gemma3n_appliance.host.key_file import KeyRing
 from gemma3n_appliance.settings import Settings
 
 
@@ -49,3 +50,47 @@ def test_serve_becomes_gunicorn(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(BecameAnotherProgramError) as became:
         main(["serve"])
     assert became.value.args == (sys.executable, "-m", "gunicorn")
+
+
+def test_a_key_is_made_listed_and_revoked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+    assert main(["key", "new", "laptop", "--max-concurrent", "2", "--max-body-mb", "8"]) == 0
+    shown = capsys.readouterr()
+    assert KeyRing(tmp_path / "keys").find(shown.out.strip())
+    assert "kept nowhere" in shown.err
+    assert main(["key", "new", "laptop"]) == 1
+    assert "already" in capsys.readouterr().err
+    assert main(["key", "list"]) == 0
+    assert capsys.readouterr().out == "laptop max_concurrent=2 max_body_mb=8\n"
+    assert main(["key", "revoke", "laptop"]) == 0
+    assert main(["key", "revoke", "laptop"]) == 1
+    assert "no key laptop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["new", "laptop"], ["list"], ["revoke", "laptop"]])
+def test_without_a_file_for_keys_their_commands_say_what_to_set(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["key", *arguments]) == 1
+    assert "API_KEYS_FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1000000"])
+def test_a_limit_of_a_key_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: str
+):
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(SystemExit):
+        main(["key", "new", "laptop", f"--max-concurrent={limit}"])
+    assert "--max-concurrent" in capsys.readouterr().err
+    assert not (tmp_path / "keys").exists()
+
+
+def test_a_server_does_not_start_without_the_keys_that_it_wants(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+    assert main(["serve"]) == 1
+    assert "gemma3n-appliance key new" in capsys.readouterr().err

@@ -42,12 +42,31 @@ def test_the_example_states_the_defaults(monkeypatch):
         ("NUM_SLOTS", "0"),
         ("LOG_LEVEL", "loud"),
         ("MODELS_DIR", "~nobody-of-that-name/models"),
+        ("MAX_CONCURRENT_PER_KEY", "0"),
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/path"),
+        ("CORS_ORIGINS", "https://example.org,https://two.example/"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=rf"{name}='{value}'.*\.env\.example"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://a.example, http://localhost:3000", ("https://a.example", "http://localhost:3000")),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("vscode-webview://abc", ("vscode-webview://abc",)),
+    ],
+)
+def test_origins_are_separated_by_commas(monkeypatch, value, origins):
+    monkeypatch.setenv("CORS_ORIGINS", value)
+    assert load().cors_origins == origins
 
 
 def test_a_refused_token_is_not_repeated(monkeypatch):

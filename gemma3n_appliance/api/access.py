@@ -11,6 +11,7 @@ from structlog.contextvars import bound_contextvars
 from ..errors import ShuttingDownError
 from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
 from .errors import UNEXPECTED, to_json
+from .keys import name_of
 
 log = structlog.get_logger(__name__)
 
@@ -94,4 +95,5 @@ def _log(scope: Scope, exchange: _Exchange) -> None:
         complete=exchange.is_complete,
         duration_s=round(time.perf_counter() - exchange.began, 3),
         client=(scope.get("client") or ("unknown",))[0],
+        **({"key": name} if (name := name_of(scope)) else {}),
     )

@@ -14,10 +14,12 @@ from ..protocol.responses_request import ResponsesRequest
 from ..settings import Settings
 from . import chat, completions, errors, responses
 from .access import AccessLog
+from .cors import Cors
 from .description import DescriptionResource
 from .disconnect import ASGIApp, CancelOnDisconnect
 from .generation import GenerationResource
 from .health import HealthResource
+from .keys import KeyGate, Keys, RefuseWithoutKey
 from .models import ModelNames, ModelsResource
 from .tokens import TokensResource
 
@@ -32,9 +34,13 @@ class Lifespan(Protocol):
         """Called after the last."""
 
 
-def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifespan | None = None) -> ASGIApp:
-    """Returns the ASGI app."""
-    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(middleware=[lifespan] if lifespan else None)
+def create(
+    settings: Settings, engine: Engine, prompts: Prompts, keys: Keys | None, lifespan: Lifespan
+) -> ASGIApp:
+    """Returns the ASGI app, which answers anybody where there are no ``keys``."""
+    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(
+        middleware=[lifespan, Cors(settings.cors_origins), RefuseWithoutKey()]
+    )
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     names = ModelNames(settings)
@@ -56,4 +62,7 @@ def create(settings: Settings, engine: Engine, prompts: Prompts, lifespan: Lifes
     app.add_route("/openapi.json", DescriptionResource())
     app.add_route("/health", health)
     app.add_route("/health/ready", health, suffix="ready")
-    return AccessLog(CancelOnDisconnect(app))
+    inner: ASGIApp = CancelOnDisconnect(app)
+    if keys is not None:
+        inner = KeyGate(inner, keys, settings.max_concurrent_per_key, engine.retry_after_s)
+    return AccessLog(inner)

@@ -10,6 +10,7 @@ from falcon.asgi import Request
 
 from ..errors import BodyTooLargeError
 from ..protocol.wire import WireModelT, parse
+from .keys import max_body_mb
 from .workers import Workers
 
 # Whoever sends a body holds a place in the queue meanwhile, so that it may not take for ever: this long, and
@@ -33,11 +34,11 @@ async def read_json(
     Raises:
         falcon.HTTPUnsupportedMediaType: not declared as JSON, or compressed.
         falcon.HTTPError: it comes too slowly.
-        BodyTooLargeError: more than ``max_mb`` megabytes, declared or sent.
+        BodyTooLargeError: more than ``max_mb`` megabytes, or than its key may, declared or sent.
         InvalidRequestError: not what ``model`` takes.
     """
     _check_headers(req)
-    return await workers.run(parse, await _read(req, max_mb), model, check_sent)
+    return await workers.run(parse, await _read(req, max_body_mb(req.scope, max_mb)), model, check_sent)
 
 
 async def discard_small_body(req: Request) -> None:

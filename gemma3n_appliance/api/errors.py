@@ -6,7 +6,7 @@ import falcon
 import structlog
 from falcon.asgi import App, Request, Response
 
-from ..errors import ApplianceError, InsufficientMemoryError, ShuttingDownError
+from ..errors import ApplianceError, InsufficientMemoryError, InvalidKeyError, ShuttingDownError
 from ..protocol.error import ErrorDetail, ErrorReply
 from .body import discard_small_body
 
@@ -87,6 +87,8 @@ def _answer(resp: Response, error: ApplianceError) -> None:
         resp.set_header("Retry-After", str(error.retry_after_s))
     if isinstance(error, ShuttingDownError):
         resp.set_header("Connection", "close")
+    if isinstance(error, InvalidKeyError):
+        resp.set_header("WWW-Authenticate", "Bearer")
 
 
 def _to_json(error: ErrorDetail) -> bytes:

@@ -115,6 +115,12 @@ class Engine:
         num_generations = sum(generation.num_unfinished > 0 for generation in self._generations)
         return num_generations + self._num_in_preparation < max(1, self.num_slots) + self._max_queue
 
+    def retry_after_s(self) -> int:
+        """Returns in how many seconds one request more should get a slot."""
+        if self._loop is None:
+            return LOADING_RETRY_AFTER_S
+        return self._loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots)
+
     @contextlib.contextmanager
     def place_in_line(self, *, again: bool = False) -> Iterator[None]:
         """Holds a place for a request while its body is read and its prompt is made.
@@ -235,14 +241,12 @@ class Engine:
     def _require_room(self) -> None:
         if self.has_room:
             return
-        if self._loop is None:
-            raise OverloadedError(
-                f"The model is loading and {self.num_waiting} requests wait for it. Try again later.",
-                retry_after_s=LOADING_RETRY_AFTER_S,
-            )
+        waiting = f"{self.num_waiting} requests wait"
         raise OverloadedError(
-            f"The server is busy and {self.num_waiting} requests wait already. Try again later.",
-            retry_after_s=self._loop.wait_estimate.retry_after_s(self.num_waiting, self.num_slots),
+            f"The model is loading and {waiting} for it. Try again later."
+            if self._loop is None
+            else f"The server is busy and {waiting} already. Try again later.",
+            retry_after_s=self.retry_after_s(),
         )
 
     def _refuse_new_requests(self) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DownloadError
+from ..errors import DownloadError, KeyFileError
 from ..settings import Settings
+from . import key_file
 from .download import DISK_MARGIN_BYTES, is_on_disk, known_sizes
 from .manifest import size_of
 from .memory_need import weights_in_memory
@@ -67,6 +68,19 @@ def _found(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
 def _settings(settings: Settings) -> Finding:
     bits = "" if settings.quantization == "none" else f" in {settings.quantization}"
     return Finding(f"{settings.repo_id}{bits}, port {settings.gemma3n_port}")
+
+
+def _keys(settings: Settings) -> Finding:
+    path = settings.api_keys_file
+    if path is None:
+        return Finding("none: whoever reaches the port may ask")
+    try:
+        names = [record.name for record in key_file.read(path)]
+    except KeyFileError as error:
+        return Finding("cannot be used", error.message)
+    if not names:
+        return Finding(f"{path} has none", "nobody can ask: gemma3n-appliance key new NAME")
+    return Finding(f"{len(names)} in {path}")
 
 
 def _board(_settings: Settings) -> Finding:
@@ -204,6 +218,7 @@ def _unit(settings: Settings) -> Finding:
 
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "settings": _settings,
+    "keys": _keys,
     "board": _board,
     "clock": _clock,
     "temperature": _temperature,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3n_appliance.host import diagnosis
+from gemma3n_appliance.host import diagnosis, key_file
 from gemma3n_appliance.settings import Settings
 from tests.host.appliance import REPO, WEIGHTS, Appliance
 
@@ -210,3 +210,13 @@ def test_what_cannot_be_looked_at_is_a_finding(settings, monkeypatch):
 
     monkeypatch.setattr(Path, "exists", denied)
     assert found("disk", settings).advice == "run this as root"
+
+
+def test_keys_are_counted_and_a_file_without_any_is_told(settings, tmp_path):
+    assert found("keys", settings).advice is None
+    with_keys = settings.model_copy(update={"api_keys_file": tmp_path / "keys"})
+    assert "key new" in (found("keys", with_keys).advice or "")
+    key_file.add(tmp_path / "keys", "laptop")
+    assert found("keys", with_keys) == diagnosis.Finding(f"1 in {tmp_path / 'keys'}")
+    key_file.revoke(tmp_path / "keys", "laptop")
+    assert "nobody can ask" in (found("keys", with_keys).advice or "")

@@ -1,0 +1,134 @@
+"""API keys: who asks, and how much they may ask for at once."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from falcon.asgi import Request, Response
+
+from ..errors import ApplianceError, InvalidKeyError, OverloadedError
+from .disconnect import ASGIApp, Receive, Scope, Send
+
+# Load balancers and systemd ask these, and have no key.
+_OPEN = ("/health", "/health/ready")
+_KEY = "gemma3n.key"
+_REFUSAL = "gemma3n.refusal"
+
+
+class Key(Protocol):
+    """What is known of a key; see `host.key_file.KeyRecord`."""
+
+    @property
+    def name(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """How many requests may run at once, if that differs from the server's setting."""
+        ...
+
+    @property
+    def max_body_mb(self) -> int | None:
+        """The largest body, if that differs from the server's setting."""
+        ...
+
+
+class Keys(Protocol):
+    """All keys that there are; see `host.key_file.KeyRing`."""
+
+    def find(self, key: str) -> Key | None:
+        """Returns what is known of a key; None of one that there is not."""
+        ...
+
+
+class KeyGate:
+    """ASGI layer that looks at a request's key and counts what runs, streams to their ends.
+
+    What there is against a request, `RefuseWithoutKey` raises, where all other errors are raised.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Keys, max_concurrent: int | None, retry_after_s: Callable[[], int]
+    ) -> None:
+        """``retry_after_s`` tells after how many seconds one of those that run should be done."""
+        self._app = app
+        self._keys = keys
+        self._max_concurrent = max_concurrent
+        self._retry_after_s = retry_after_s
+        self._num_running: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the app, which is told what there is against the request."""
+        if _is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            key = self._find(scope)
+            self._check_room(key)
+        except ApplianceError as error:
+            scope[_REFUSAL] = error
+            await self._app(scope, receive, send)
+            return
+        scope[_KEY] = key
+        self._num_running[key.name] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._num_running[key.name] -= 1
+
+    def _find(self, scope: Scope) -> Key:
+        presented = _presented(scope)
+        if presented is None:
+            raise InvalidKeyError(
+                "This server wants an API key: send it in the header Authorization, as 'Bearer KEY'."
+            )
+        key = self._keys.find(presented)
+        if key is None:
+            raise InvalidKeyError("There is no such API key. Ask whoever runs this server for one.")
+        return key
+
+    def _check_room(self, key: Key) -> None:
+        most = key.max_concurrent or self._max_concurrent
+        if most and self._num_running[key.name] >= most:
+            raise OverloadedError(
+                f"Of the key '{key.name}' {most} requests run, and no more may at once. Try again later.",
+                retry_after_s=self._retry_after_s(),
+            )
+
+
+class RefuseWithoutKey:
+    """Falcon's middleware that raises what `KeyGate` has against a request."""
+
+    async def process_request(self, req: Request, _resp: Response) -> None:
+        """Raises InvalidKeyError or OverloadedError."""
+        error = req.scope.get(_REFUSAL)
+        if error is not None:
+            raise error
+
+
+def name_of(scope: Scope) -> str | None:
+    """Returns the name of a request's key, if it has one."""
+    key = scope.get(_KEY)
+    return key.name if key else None
+
+
+def max_body_mb(scope: Any, otherwise: int) -> int:
+    """Returns how large a request's body may be."""
+    key = scope.get(_KEY)
+    return (key.max_body_mb if key else None) or otherwise
+
+
+def _is_open(scope: Scope) -> bool:
+    # A browser asks with OPTIONS whether it may send the key.
+    return scope["type"] != "http" or scope["method"] == "OPTIONS" or scope["path"].rstrip("/") in _OPEN
+
+
+def _presented(scope: Scope) -> str | None:
+    """Returns the key in the header (RFC 6750, 2.1), if there is one."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = str(value, "latin-1").partition(" ")
+            if scheme.lower() == "bearer" and key.strip():
+                return key.strip()
+    return None

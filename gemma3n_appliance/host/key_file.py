@@ -1,0 +1,183 @@
+"""API keys at rest: a file with a line for each, which holds its name, its hash and its limits.
+
+    laptop sha256:9f86d08…  max_concurrent=2 max_body_mb=8
+
+A key has 256 random bits, so that a plain hash tells as little of it as a slow one would, and anybody may
+read the file. What is after # is for people.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from ..errors import KeyFileError
+
+log = structlog.get_logger(__name__)
+
+# Some clients look at how a key begins.
+_BEGIN = "sk-g3n-"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+LARGEST_LIMIT = 999_999
+_LIMIT = re.compile(r"(max_concurrent|max_body_mb)=([1-9][0-9]{0,5})")
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """Who a key is for, and what they may: None leaves it to the server's settings."""
+
+    name: str
+    hash: str = field(repr=False)
+    max_concurrent: int | None = None
+    max_body_mb: int | None = None
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Its own limits, by their names."""
+        limits = {"max_concurrent": self.max_concurrent, "max_body_mb": self.max_body_mb}
+        return {name: value for name, value in limits.items() if value is not None}
+
+    @property
+    def line(self) -> str:
+        """The key as a line of the file."""
+        return " ".join([self.name, self.hash, *(f"{name}={value}" for name, value in self.limits.items())])
+
+
+class KeyRing:
+    """The keys of a file as they are now: a change counts from the next request on."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises KeyFileError where there is no such file, or where a line of it is none of a key."""
+        self._path = path
+        self._seen = self._signature()
+        self._records = read(path)
+
+    def find(self, key: str) -> KeyRecord | None:
+        """Returns the record of a key, in a time that tells nothing of the others."""
+        self._follow()
+        presented = _hash(key)
+        found = [record for record in self._records if hmac.compare_digest(record.hash, presented)]
+        return found[0] if found else None
+
+    def _follow(self) -> None:
+        """Reads the file again if it has changed; where it cannot be used, the keys stay as they were."""
+        signature = self._signature()
+        if signature == self._seen:
+            return
+        self._seen = signature
+        try:
+            self._records = read(self._path)
+        except KeyFileError as error:
+            log.error("keys_not_reloaded", reason=error.message)
+        else:
+            log.info("keys_reloaded", num_keys=len(self._records))
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        """Returns what is another once the file has changed; None where there is none."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def read(path: Path) -> tuple[KeyRecord, ...]:
+    """Returns the keys in a file.
+
+    Raises:
+        KeyFileError: it cannot be read, or a line of it is none of a key.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
+    records: dict[str, KeyRecord] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        record = _record(words)
+        if record is None or record.name in records:
+            fault = f"there are two keys {record.name}" if record else "this is no line of a key"
+            raise KeyFileError(
+                f"{path}, line {number}: {fault}. `gemma3n-appliance key new` writes such lines."
+            )
+        records[record.name] = record
+    return tuple(records.values())
+
+
+def add(path: Path, name: str, *, max_concurrent: int | None = None, max_body_mb: int | None = None) -> str:
+    """Writes a new key's line, and returns the key, which is nowhere else.
+
+    Raises:
+        KeyFileError: the name is taken or cannot be one, or the file cannot be written.
+    """
+    if not _NAME.fullmatch(name):
+        raise KeyFileError(f"{name!r} is no name of a key: use letters, digits, dots, dashes, underscores.")
+    records = read(path) if path.exists() else ()
+    if any(record.name == name for record in records):
+        raise KeyFileError(f"There is a key {name} already: revoke it first, or choose another name.")
+    key = _BEGIN + secrets.token_urlsafe(32)
+    record = KeyRecord(name, _hash(key), max_concurrent, max_body_mb)
+    _replace(path, [*_lines(path), record.line])
+    return key
+
+
+def revoke(path: Path, name: str) -> None:
+    """Takes a key's line out.
+
+    Raises:
+        KeyFileError: there is no such key, or the file cannot be written.
+    """
+    if all(record.name != name for record in read(path)):
+        raise KeyFileError(f"There is no key {name} in {path}.")
+    _replace(path, [line for line in _lines(path) if line.partition("#")[0].split()[:1] != [name]])
+
+
+def _record(words: list[str]) -> KeyRecord | None:
+    if len(words) < 2:
+        return None
+    name, key_hash, *rest = words
+    limits = [match for word in rest if (match := _LIMIT.fullmatch(word))]
+    if not (_NAME.fullmatch(name) and _HASH.fullmatch(key_hash) and len(limits) == len(rest)):
+        return None
+    return KeyRecord(name, key_hash, **{limit[1]: int(limit[2]) for limit in limits})
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    """Writes the whole file at once: who reads it meanwhile sees the old one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise KeyFileError(
+            f"Cannot write {path} ({error.strerror}): run this as root, or as its owner."
+        ) from None
+
+
+def _hash(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> KeyFileError:
+    why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return KeyFileError(
+        f"API_KEYS_FILE={path} cannot be read ({why}): make a first key with "
+        "`gemma3n-appliance key new NAME`, let the server's user read it, or unset it."
+    )
