@@ -185,7 +185,8 @@ def another_release(directory: Path, version: str, *, broken: bool = False) -> d
 class Clients:
     """People who ask the gateway again and again, half of them streaming, and note what goes wrong."""
 
-    def __init__(self, gateway: Machine) -> None:
+    def __init__(self, gateway: Machine, key: str = "none") -> None:
+        self._key = key
         self.num_answered = 0
         self.failures: list[str] = []
         self._url = f"http://{gateway.address}:8000/v1"
@@ -203,7 +204,7 @@ class Clients:
             thread.join()
 
     def _ask(self, number: int) -> None:
-        with openai.OpenAI(base_url=self._url, api_key="none", max_retries=0, timeout=120) as client:
+        with openai.OpenAI(base_url=self._url, api_key=self._key, max_retries=0, timeout=120) as client:
             while not self._stop.wait(PAUSE_S):
                 self._ask_once(client, number)
 

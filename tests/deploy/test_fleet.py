@@ -15,6 +15,7 @@ import httpx2
 import openai
 import pytest
 
+from gemma3n_appliance.host import key_file
 from tests.deploy.base_root import have_sudo_ask
 from tests.deploy.conftest import ROOT, TOKEN, Hub, ask, cache
 from tests.deploy.fleet import (
@@ -330,11 +331,20 @@ def test_an_upgrade_loses_no_request(fleet: Fleet, tmp_path: Path):
 
 
 @pytest.mark.last(1)
-def test_settings_reach_boards_one_by_one_without_a_lost_request(fleet: Fleet):
+def test_settings_and_keys_reach_boards_one_by_one_without_a_lost_request(fleet: Fleet, tmp_path: Path):
     options = ["--tags", "service", "--limit", "board1,board2"]
     settings = SETTINGS | {"NUM_SLOTS": 2, "GEMMA3N_PORT": 8001}
-    with Clients(fleet.gateway) as clients:
-        changed = fleet.run("provision", *options, gemma3n_service_settings=settings)
+    path = tmp_path / "keys"
+    key = key_file.add(path, "clients")
+
+    def provision(*options: str) -> Played:
+        keys = path.read_text().splitlines()
+        return fleet.run(
+            "provision", *options, gemma3n_service_settings=settings, gemma3n_service_api_keys=keys
+        )
+
+    with Clients(fleet.gateway, key) as clients:
+        changed = provision(*options)
         assert changed.returncode == 0, changed.stdout + changed.stderr
         served = fleet.num_served()["board1"]
         wait_until(lambda: fleet.num_served()["board1"] > served, 60)
@@ -343,6 +353,22 @@ def test_settings_reach_boards_one_by_one_without_a_lost_request(fleet: Fleet):
     for board in fleet.boards[:2]:
         health = httpx2.get(f"http://{board.address}:8001/health").json()
         assert health["queue"]["slots"] == 2
+        assert statuses_of(board, key, "none") == [200, 401]
+        assert board.run("cat", "/etc/gemma3n/fleet_keys") == path.read_text()
+
+    started = fleet.boards[0].property_of("gemma3n-api", "ActiveEnterTimestampMonotonic")
+    later = key_file.add(path, "later")
+    key_file.revoke(path, "clients")
+    changed = provision("--tags", "service", "--limit", "board1")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert statuses_of(fleet.boards[0], key, later) == [401, 200]
+    assert fleet.boards[0].property_of("gemma3n-api", "ActiveEnterTimestampMonotonic") == started
+
+
+def statuses_of(board: Machine, *keys: str) -> list[int]:
+    """How a board answers whoever has which key."""
+    url = f"http://{board.address}:8001/v1/models"
+    return [httpx2.get(url, headers={"Authorization": f"Bearer {key}"}).status_code for key in keys]
 
 
 @pytest.mark.last(2)
