@@ -13,7 +13,7 @@ from .api.disconnect import Receive, Scope, Send
 from .engine.engine import Engine
 from .engine.pulse import Pulse
 from .engine.runner import LoadedModel
-from .host import systemd
+from .host import sensors, systemd
 from .host.download import ensure_model, is_on_disk
 from .host.key_file import KeyRing
 from .host.warm_up import warm_up
@@ -32,7 +32,8 @@ class Appliance:
     def __init__(self, settings: Settings, engine: Engine, prompts: Prompts) -> None:
         self._engine = engine
         keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
-        self._app = create(settings, engine, prompts, keys, EngineLifespan(settings, engine))
+        lifespan = EngineLifespan(settings, engine)
+        self._app = create(settings, engine, prompts, keys, sensors.readings, lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or follows the server's life."""

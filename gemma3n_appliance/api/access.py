@@ -1,4 +1,4 @@
-"""Outermost layer: gives every request its id, and the log one line about it when it is over."""
+"""Outermost layer: gives every request its id, and the log and the metrics word of it when it is over."""
 
 import asyncio
 import re
@@ -9,9 +9,11 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from ..errors import ShuttingDownError
+from . import account
 from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
 from .errors import UNEXPECTED, to_json
 from .keys import name_of
+from .metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -21,8 +23,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 class AccessLog:
     """ASGI layer that sets ``x-request-id`` on every reply and on every log line. Content is never logged."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the app inside the request's log context."""
@@ -40,7 +43,28 @@ class AccessLog:
                 if not await _last_resort(exchange, error):
                     raise
             finally:
-                _log(scope, exchange)
+                self._tell(scope, exchange)
+
+    def _tell(self, scope: Scope, exchange: "_Exchange") -> None:
+        duration_s = time.perf_counter() - exchange.began
+        spent = account.of(scope)
+        self._metrics.request_over(scope["method"], scope["path"], exchange.status)
+        if spent:
+            self._metrics.text_over(spent, exchange.status, duration_s, is_complete=exchange.is_complete)
+        # Probes come every few seconds for ever: one that went well is no news.
+        is_probe = scope["path"].startswith("/health") or scope["path"] == "/metrics"
+        write = log.debug if is_probe and exchange.status == 200 else log.info
+        write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=exchange.status,
+            complete=exchange.is_complete,
+            duration_s=round(duration_s, 3),
+            client=(scope.get("client") or ("unknown",))[0],
+            **({"key": name} if (name := name_of(scope)) else {}),
+            **(spent.fields() if spent else {}),
+        )
 
 
 class _Exchange:
@@ -82,18 +106,3 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return str(value, "ascii")
     return f"req-{uuid.uuid4().hex}"
-
-
-def _log(scope: Scope, exchange: _Exchange) -> None:
-    # Probes come every few seconds for ever: one that went well is no news.
-    write = log.debug if scope["path"].startswith("/health") and exchange.status == 200 else log.info
-    write(
-        "request",
-        method=scope["method"],
-        path=scope["path"],
-        status=exchange.status,
-        complete=exchange.is_complete,
-        duration_s=round(time.perf_counter() - exchange.began, 3),
-        client=(scope.get("client") or ("unknown",))[0],
-        **({"key": name} if (name := name_of(scope)) else {}),
-    )

@@ -1,5 +1,6 @@
 """Puts the routes and the layers around them together."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from ..engine.engine import Engine
 from ..prompt.prompts import Prompts
 from ..protocol.chat_request import ChatCompletionRequest
 from ..protocol.completion_request import CompletionRequest
+from ..protocol.reading import Reading
 from ..protocol.responses_request import ResponsesRequest
 from ..settings import Settings
 from . import chat, completions, errors, responses
@@ -20,6 +22,7 @@ from .disconnect import ASGIApp, CancelOnDisconnect
 from .generation import GenerationResource
 from .health import HealthResource
 from .keys import KeyGate, Keys, RefuseWithoutKey
+from .metrics import Metrics, MetricsResource
 from .models import ModelNames, ModelsResource
 from .tokens import TokensResource
 
@@ -35,7 +38,12 @@ class Lifespan(Protocol):
 
 
 def create(
-    settings: Settings, engine: Engine, prompts: Prompts, keys: Keys | None, lifespan: Lifespan
+    settings: Settings,
+    engine: Engine,
+    prompts: Prompts,
+    keys: Keys | None,
+    sensors: Callable[[], Iterable[Reading]],
+    lifespan: Lifespan,
 ) -> ASGIApp:
     """Returns the ASGI app, which answers anybody where there are no ``keys``."""
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App(
@@ -46,11 +54,11 @@ def create(
     names = ModelNames(settings)
     models = ModelsResource(names)
     health = HealthResource(engine, names)
-    chats = GenerationResource(settings, engine, names, ChatCompletionRequest, partial(chat.ask, prompts))
-    texts = GenerationResource(settings, engine, names, CompletionRequest, partial(completions.ask, prompts))
-    answers = GenerationResource(
-        settings, engine, names, ResponsesRequest, partial(responses.ask, prompts), has_typed_events=True
-    )
+    metrics = Metrics(engine, names.listed, sensors)
+    route = partial(GenerationResource, settings, engine, names, metrics)
+    chats = route(ChatCompletionRequest, partial(chat.ask, prompts))
+    texts = route(CompletionRequest, partial(completions.ask, prompts), operation="text_completion")
+    answers = route(ResponsesRequest, partial(responses.ask, prompts), has_typed_events=True)
     app.add_route("/v1/chat/completions", chats)
     app.add_route("/v1/completions", texts)
     app.add_route("/v1/responses", answers)
@@ -60,9 +68,10 @@ def create(
     app.add_route("/tokenize", tokens, suffix="tokenize")
     app.add_route("/detokenize", tokens, suffix="detokenize")
     app.add_route("/openapi.json", DescriptionResource())
+    app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/health", health)
     app.add_route("/health/ready", health, suffix="ready")
     inner: ASGIApp = CancelOnDisconnect(app)
     if keys is not None:
         inner = KeyGate(inner, keys, settings.max_concurrent_per_key, engine.retry_after_s)
-    return AccessLog(inner)
+    return AccessLog(inner, metrics)

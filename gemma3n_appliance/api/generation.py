@@ -14,10 +14,13 @@ from ..engine.runner import LoadedModel
 from ..protocol.other_routes import refuse_of_other_routes
 from ..protocol.reply import Reply
 from ..protocol.wire import TextRequest
-from ..reply.told import ChunkedReply, Events, chunks, gather
+from ..reply.told import ChunkedReply, Events, Tally, chunks, gather
 from ..settings import Settings
 from . import sse
+from .account import Account
 from .body import read_json
+from .disconnect import Scope
+from .metrics import Metrics
 from .models import ModelNames
 from .workers import Workers
 
@@ -44,17 +47,22 @@ class GenerationResource(Generic[BodyT]):
         settings: Settings,
         engine: Engine,
         names: ModelNames,
+        metrics: Metrics,
         body: type[BodyT],
         ask: Ask[BodyT],
         *,
+        operation: str = "chat",
         has_typed_events: bool = False,
     ) -> None:
+        """``operation`` is OpenTelemetry's word for what is done, for the metrics."""
         self._settings = settings
         self._engine = engine
         self._names = names
         self._body = body
         self._ask = ask
         self._has_typed_events = has_typed_events
+        self._metrics = metrics
+        self._operation = operation
         # Apart, so that a line of text does not wait until somebody's photographs are decoded.
         self._for_text, self._for_media = Workers(), Workers()
         # Probabilities of tokens are megabytes.
@@ -68,23 +76,26 @@ class GenerationResource(Generic[BodyT]):
             )
         self._names.check(body.model)
         if body.stream:
-            await sse.stream(resp, self._chunks(body), is_typed=self._has_typed_events)
+            await sse.stream(resp, self._chunks(req.scope, body), is_typed=self._has_typed_events)
         else:
-            events, reply = await self._begin(body)
+            events, reply = await self._begin(req.scope, body)
             told = await gather(events, reply)
             resp.data = await self._for_replies.run(lambda: reply.whole(told).to_json())
 
-    async def _begin(self, body: BodyT) -> tuple[Events, ChunkedReply[Reply]]:
+    async def _begin(self, scope: Scope, body: BodyT) -> tuple[Events, ChunkedReply[Reply]]:
         """Waits for the model, makes the prompt and returns the events to come."""
+        account = Account.open(scope, self._operation)
         workers = self._for_media if body.has_media else self._for_text
         with self._engine.place_in_line(again=True):
             model = await self._engine.wait_ready(self._settings.load_wait)
             asked = await workers.run(self._ask, body, model, get_contextvars()["request_id"])
-        return self._engine.generate(*asked.requests), asked.reply
+        account.tally = Tally(asked.reply.num_choices)
+        events = account.kept(self._engine.generate(*asked.requests), self._metrics)
+        return events, asked.reply
 
-    async def _chunks(self, body: BodyT) -> AsyncGenerator[Reply, None]:
+    async def _chunks(self, scope: Scope, body: BodyT) -> AsyncGenerator[Reply, None]:
         """Begins inside the stream, which tells the client that it is alive while a model loads."""
-        events, reply = await self._begin(body)
+        events, reply = await self._begin(scope, body)
         async with aclosing(chunks(events, reply)) as said:
             async for chunk in said:
                 yield chunk

@@ -5,7 +5,7 @@ last. Those of several choices come mixed, and the first is always choice 0's. A
 iterator instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -19,11 +19,16 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt has been read."""
+    """The prompt has been read, and the first token is there.
+
+    ``queued_s`` is how long it stood in line for a slot, and ``prefill_s`` how long it then took.
+    """
 
     num_prompt_tokens: int
     num_cached_tokens: int = 0
     choice: int = 0
+    queued_s: float = field(default=0.0, compare=False)
+    prefill_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

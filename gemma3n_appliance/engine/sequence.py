@@ -1,5 +1,6 @@
 """One choice of a request on its way through the engine: its tokens become events."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -32,7 +33,7 @@ class Sequence:
         self.request = request.for_choice(choice)
         self.sink = sink
         self.leader = leader
-        self.admitted_s = 0.0
+        self.admitted_s = self._submitted_s = time.monotonic()
         self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.is_finished = False
@@ -72,8 +73,17 @@ class Sequence:
         return self._calls.feed(text)
 
     def _started(self, is_first: bool) -> list[Event]:
-        num_prompt_tokens = len(self.request.token_ids)
-        return [Started(num_prompt_tokens, self.num_cached_tokens, self._choice)] if is_first else []
+        if not is_first:
+            return []
+        return [
+            Started(
+                len(self.request.token_ids),
+                self.num_cached_tokens,
+                self._choice,
+                queued_s=self.admitted_s - self._submitted_s,
+                prefill_s=time.monotonic() - self.admitted_s,
+            )
+        ]
 
     def _delta(self, text: str) -> list[Event]:
         logprobs = self._logprobs.give(len(text) + self._calls.num_swallowed - self._num_swallowed)

@@ -19,16 +19,15 @@ from typing import Any
 
 from ..errors import DownloadError, KeyFileError
 from ..settings import Settings
-from . import key_file
+from . import key_file, sensors
 from .download import DISK_MARGIN_BYTES, is_on_disk, known_sizes
 from .manifest import size_of
 from .memory_need import weights_in_memory
 from .progress import MB
+from .sensors import text_of
 
 L4T_RELEASE = Path("/etc/nv_tegra_release")
 BOARD = Path("/proc/device-tree/model")
-MEMORY = Path("/proc/meminfo")
-THERMAL = Path("/sys/class/thermal")
 SYSTEMD = Path("/run/systemd/system")
 UNIT = "gemma3n-api.service"
 
@@ -84,8 +83,8 @@ def _keys(settings: Settings) -> Finding:
 
 
 def _board(_settings: Settings) -> Finding:
-    board = _read(BOARD).strip("\0\n") or "unknown board"
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(L4T_RELEASE))
+    board = text_of(BOARD).strip("\0\n") or "unknown board"
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text_of(L4T_RELEASE))
     if not found:
         return Finding(f"{board}, no Jetson")
     text = f"{board}, L4T {found[1]}.{found[2]}"
@@ -102,7 +101,7 @@ def _clock(_settings: Settings) -> Finding:
 
 
 def _temperature(_settings: Settings) -> Finding:
-    hottest = max(_temperatures_c(), default=None)
+    hottest = max((reading.value for reading in sensors.temperatures()), default=None)
     if hottest is None:
         return Finding("not measured here")
     text = f"{hottest:.0f} °C at the hottest"
@@ -142,8 +141,8 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _memory(settings: Settings) -> Finding:
-    fields = {name: int(kib) * 1024 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", _read(MEMORY))}
-    total, available = fields.get("MemTotal", 0) / MB, fields.get("MemAvailable", 0) / MB
+    found = {reading.name: reading.value / MB for reading in sensors.memory()}
+    total, available = found.get("memory_total", 0.0), found.get("memory_available", 0.0)
     on_disk = sum(map(size_of, settings.model_dir.glob("*.safetensors")))
     if not settings.is_local and (sizes := known_sizes(settings)):
         on_disk = sizes.num_bytes
@@ -248,17 +247,3 @@ def _health(settings: Settings) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def _temperatures_c() -> Iterator[float]:
-    for zone in THERMAL.glob("thermal_zone*/temp"):
-        text = _read(zone).strip()  # zones that are switched off cannot be read
-        if text.lstrip("-").isdigit():
-            yield int(text) / 1000
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -21,12 +21,13 @@ from .tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 _JSON = "application/json"
 _REFUSALS = {
     400: "What was sent is wrong; `param` says where.",
+    401: "There is no such API key, or none was sent where the server wants one.",
     404: "There is no such model.",
     405: "Another method is meant; `Allow` says which.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not JSON.",
-    429: "The queue is full; `Retry-After` says when to try again.",
+    429: "The queue is full, or the key has its share of it; `Retry-After` says when to try again.",
     500: "The server failed; its log says why.",
     503: "Not now: the model is loading, memory is short, or the server stops.",
 }
@@ -49,7 +50,7 @@ class _Operation:
     body: type[BaseModel] | None = None
     chunk: type[BaseModel] | None = None
     has_typed_events: bool = False
-    refusals: tuple[int, ...] = (405, 500)
+    refusals: tuple[int, ...] = (401, 405, 429, 500)
     is_well_or_not: bool = False
 
     @property
@@ -98,19 +99,28 @@ _OPERATIONS = (
         "/v1/models/{name}",
         "Tells of the model by any of its names.",
         Model,
-        refusals=(404, 405, 500),
+        refusals=(401, 404, 405, 429, 500),
     ),
     _Operation("tokenize", "post", "/tokenize", "Counts tokens.", Tokenized, TokenizeRequest, refusals=_ALL),
     _Operation(
         "detokenize", "post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL
     ),
-    _Operation("getHealth", "get", "/health", "Tells how the server is.", Health, is_well_or_not=True),
+    _Operation(
+        "getHealth",
+        "get",
+        "/health",
+        "Tells how the server is.",
+        Health,
+        refusals=(405, 500),
+        is_well_or_not=True,
+    ),
     _Operation(
         "getReadiness",
         "get",
         "/health/ready",
         "Tells whether a request would be taken.",
         Health,
+        refusals=(405, 500),
         is_well_or_not=True,
     ),
 )
@@ -131,7 +141,11 @@ def document(version: str) -> dict[str, Any]:
             "description": "Gemma 3n as OpenAI's clients know it.",
         },
         "paths": paths,
-        "components": {"schemas": schemas.definitions},
+        "security": [{}, {"key": []}],
+        "components": {
+            "schemas": schemas.definitions,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -185,6 +199,8 @@ def _described(operation: _Operation, schemas: _Schemas) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": responses,
     }
+    if operation.is_well_or_not:
+        described["security"] = [{}]
     if operation.body:
         body = {_JSON: {"schema": schemas.of(operation.body)}}
         described["requestBody"] = {"required": True, "content": body}

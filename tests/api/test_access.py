@@ -9,10 +9,14 @@ import pytest
 import structlog
 
 from gemma3n_appliance.api.access import AccessLog
+from gemma3n_appliance.api.metrics import Metrics
+from gemma3n_appliance.engine.engine import Engine
+from gemma3n_appliance.engine.pulse import Pulse
 from gemma3n_appliance.host import logs
 from tests.waiting import wait_until
 
 from .conftest import Served
+from .speaker import Speaker
 
 
 def test_a_sane_id_of_the_client_is_kept(served: Served):
@@ -73,6 +77,7 @@ def test_the_lines_of_libraries_take_the_same_form(log: StringIO):
 
 
 def test_who_is_cut_off_before_an_answer_gets_one():
+    metrics = Metrics(Engine(Speaker().loaded, max_queue=1, prefill_chunk=64, pulse=Pulse(1)), "m", list)
     sent: list[dict] = []
 
     async def cut_off(*_):
@@ -83,7 +88,7 @@ def test_who_is_cut_off_before_an_answer_gets_one():
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(AccessLog(cut_off)(scope, None, send))
+        asyncio.run(AccessLog(cut_off, metrics)(scope, None, send))
     start, content = sent
     assert start["status"] == 503
     assert {name for name, _ in start["headers"]} >= {b"x-request-id", b"connection"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma3n_appliance.host import diagnosis, key_file
+from gemma3n_appliance.host import diagnosis, key_file, sensors
 from gemma3n_appliance.settings import Settings
 from tests.host.appliance import REPO, WEIGHTS, Appliance
 
@@ -109,7 +109,7 @@ def test_a_board_that_is_too_hot_is_told(settings, monkeypatch, tmp_path, milli_
         (tmp_path / f"thermal_zone{number}").mkdir()
         (tmp_path / f"thermal_zone{number}/temp").write_text(text)
     (tmp_path / "thermal_zone9/temp").mkdir(parents=True)  # cannot be read
-    monkeypatch.setattr(diagnosis, "THERMAL", tmp_path)
+    monkeypatch.setattr(sensors, "THERMAL", tmp_path)
     assert (found("temperature", settings).advice is None) == is_well
 
 
@@ -130,7 +130,7 @@ def test_a_memory_too_small_for_the_weights_is_told(
         file.truncate(4_000_000_000)
     memory = tmp_path / "meminfo"
     memory.write_text(f"MemTotal:  {total_kb} kB\nMemFree:  1 kB\nMemAvailable: {available_kb} kB\n")
-    monkeypatch.setattr(diagnosis, "MEMORY", memory)
+    monkeypatch.setattr(sensors, "MEMORY", memory)
     finding = found("memory", settings)
     assert (advice is None) == (finding.advice is None)
     assert (advice or "") in (finding.advice or "")
@@ -142,7 +142,7 @@ def test_memory_that_the_server_itself_uses_is_no_fault(settings, monkeypatch, t
         file.truncate(4_000_000_000)
     (tmp_path / "meminfo").write_text("MemTotal:  8000000 kB\nMemAvailable: 1000000 kB\n")
     answers[0] = (200, {"status": "ready"})
-    monkeypatch.setattr(diagnosis, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(sensors, "MEMORY", tmp_path / "meminfo")
     assert found("memory", settings).advice is None
 
 
