@@ -7,6 +7,7 @@ credentials that systemd hands a service (systemd.exec(5), LoadCredential): ``hf
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     max_concurrent_per_key: int | None = Field(None, ge=1)
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_mb: int = Field(32, ge=1)
+    allow_remote_media: bool = False
+    remote_media_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     max_image_pixels: int = Field(40_000_000, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -90,10 +93,10 @@ class Settings(BaseSettings):
             raise ValueError("holds a space or a character outside ASCII, as no token does: copy it again")
         return token
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "remote_media_networks", mode="before")
     @classmethod
-    def _separated(cls, origins: object) -> object:
-        return tuple(filter(None, re.split(r"[\s,]+", origins))) if isinstance(origins, str) else origins
+    def _separated(cls, values: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", values))) if isinstance(values, str) else values
 
     @field_validator("cors_origins")
     @classmethod

@@ -1,4 +1,5 @@
 import re
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,8 @@ def test_the_example_states_the_defaults(monkeypatch):
         ("LOG_LEVEL", "loud"),
         ("MODELS_DIR", "~nobody-of-that-name/models"),
         ("MAX_CONCURRENT_PER_KEY", "0"),
+        ("REMOTE_MEDIA_NETWORKS", "everywhere"),
+        ("REMOTE_MEDIA_NETWORKS", "192.168.1.7/24"),
         ("CORS_ORIGINS", "example.org"),
         ("CORS_ORIGINS", "https://example.org/path"),
         ("CORS_ORIGINS", "https://example.org,https://two.example/"),
@@ -67,6 +70,11 @@ def test_a_bad_value_is_refused_by_name(monkeypatch, name, value):
 def test_origins_are_separated_by_commas(monkeypatch, value, origins):
     monkeypatch.setenv("CORS_ORIGINS", value)
     assert load().cors_origins == origins
+
+
+def test_networks_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("REMOTE_MEDIA_NETWORKS", "192.168.1.0/24, fd00::/8")
+    assert load().remote_media_networks == (ip_network("192.168.1.0/24"), ip_network("fd00::/8"))
 
 
 def test_a_refused_token_is_not_repeated(monkeypatch):

@@ -1,5 +1,7 @@
 """``POST /v1/chat/completions``."""
 
+from collections.abc import Mapping
+
 from ..engine.runner import LoadedModel
 from ..prompt.prompts import Prompts
 from ..protocol.chat_request import ChatCompletionRequest
@@ -7,9 +9,15 @@ from ..reply.chat import ChatReply
 from .generation import Asked
 
 
-def ask(prompts: Prompts, body: ChatCompletionRequest, model: LoadedModel, request_id: str) -> Asked:
+def ask(
+    prompts: Prompts,
+    body: ChatCompletionRequest,
+    model: LoadedModel,
+    request_id: str,
+    fetched: Mapping[str, bytes],
+) -> Asked:
     """Turns a conversation into work for the engine."""
-    prompt = prompts.for_chat(body, model, request_id)
+    prompt = prompts.for_chat(body, model, request_id, fetched)
     reply = ChatReply(
         model=body.model,
         num_image_tokens=prompt.num_image_tokens,

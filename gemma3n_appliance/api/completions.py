@@ -1,5 +1,7 @@
 """``POST /v1/completions``."""
 
+from collections.abc import Mapping
+
 from ..engine.runner import LoadedModel
 from ..prompt.prompts import Prompts
 from ..protocol.completion_request import CompletionRequest
@@ -7,7 +9,13 @@ from ..reply.completion import CompletionReply
 from .generation import Asked
 
 
-def ask(prompts: Prompts, body: CompletionRequest, model: LoadedModel, request_id: str) -> Asked:
+def ask(
+    prompts: Prompts,
+    body: CompletionRequest,
+    model: LoadedModel,
+    request_id: str,
+    _fetched: Mapping[str, bytes],
+) -> Asked:
     """Turns prompts without a chat's form into work for the engine."""
     requests = prompts.for_completion(body, model, request_id)
     reply = CompletionReply(

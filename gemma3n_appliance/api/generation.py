@@ -1,6 +1,6 @@
 """The way of every request for generated text: body, model, prompt, events, a reply whole or in chunks."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -20,8 +20,10 @@ from . import sse
 from .account import Account
 from .body import read_json
 from .disconnect import Scope
+from .keys import max_body_mb
 from .metrics import Metrics
 from .models import ModelNames
+from .remote_media import RemoteMedia
 from .workers import Workers
 
 BodyT = TypeVar("BodyT", bound=TextRequest)
@@ -35,8 +37,8 @@ class Asked:
     reply: ChunkedReply[Reply]
 
 
-# Takes a request's id last. Called in a thread.
-Ask = Callable[[BodyT, LoadedModel, str], Asked]
+# Takes a request's id, and what was fetched for it by its URLs. Called in a thread.
+Ask = Callable[[BodyT, LoadedModel, str, Mapping[str, bytes]], Asked]
 
 
 class GenerationResource(Generic[BodyT]):
@@ -62,6 +64,9 @@ class GenerationResource(Generic[BodyT]):
         self._ask = ask
         self._has_typed_events = has_typed_events
         self._metrics = metrics
+        self._remote_media = (
+            RemoteMedia(settings.remote_media_networks) if settings.allow_remote_media else None
+        )
         self._operation = operation
         # Apart, so that a line of text does not wait until somebody's photographs are decoded.
         self._for_text, self._for_media = Workers(), Workers()
@@ -88,10 +93,17 @@ class GenerationResource(Generic[BodyT]):
         workers = self._for_media if body.has_media else self._for_text
         with self._engine.place_in_line(again=True):
             model = await self._engine.wait_ready(self._settings.load_wait)
-            asked = await workers.run(self._ask, body, model, get_contextvars()["request_id"])
+            fetched = await self._fetched(scope, body)
+            asked = await workers.run(self._ask, body, model, get_contextvars()["request_id"], fetched)
         account.tally = Tally(asked.reply.num_choices)
         events = account.kept(self._engine.generate(*asked.requests), self._metrics)
         return events, asked.reply
+
+    async def _fetched(self, scope: Scope, body: BodyT) -> Mapping[str, bytes]:
+        pictures = body.pictures_elsewhere if self._remote_media else {}
+        if not (self._remote_media and pictures):
+            return {}
+        return await self._remote_media.fetch(pictures, max_body_mb(scope, self._settings.max_body_mb))
 
     async def _chunks(self, scope: Scope, body: BodyT) -> AsyncGenerator[Reply, None]:
         """Begins inside the stream, which tells the client that it is alive while a model loads."""

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from ..engine.request import GenerationRequest
@@ -15,10 +16,16 @@ from ..reply.responses import ResponsesReply
 from .generation import Asked
 
 
-def ask(prompts: Prompts, body: ResponsesRequest, model: LoadedModel, request_id: str) -> Asked:
+def ask(
+    prompts: Prompts,
+    body: ResponsesRequest,
+    model: LoadedModel,
+    request_id: str,
+    fetched: Mapping[str, bytes],
+) -> Asked:
     """Turns a request for a response into work for the engine, by way of the chat that it is."""
     try:
-        prompt = prompts.for_chat(body.chat.body, model, request_id)
+        prompt = prompts.for_chat(body.chat.body, model, request_id, fetched)
     except InvalidRequestError as error:
         raise body.chat.reworded(error) from None
     return Asked((prompt.request,), ResponsesReply(_begun(body, prompt.request)))

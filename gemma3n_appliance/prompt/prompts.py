@@ -1,7 +1,9 @@
 """From the body of a request to what the engine is asked to do. CPU-bound: call it in a thread."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from ..engine.request import Audio, GenerationRequest, Image, Media, Sampling
 from ..engine.runner import LoadedModel
@@ -18,6 +20,8 @@ from .structured import grammar
 from .template import only
 from .token_text import text_of
 from .tools import instructions
+
+_NOTHING_FETCHED: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,14 @@ class Prompts:
         """The checkpoint's files. Raises ModelLoadError where they cannot be used."""
         return checkpoint.read(self._settings.model_dir)
 
-    def for_chat(self, body: ChatCompletionRequest, model: LoadedModel, request_id: str) -> Prompt:
-        """Returns the prompt of a conversation.
+    def for_chat(
+        self,
+        body: ChatCompletionRequest,
+        model: LoadedModel,
+        request_id: str,
+        fetched: Mapping[str, bytes] = _NOTHING_FETCHED,
+    ) -> Prompt:
+        """Returns the prompt of a conversation; of pictures that are elsewhere, ``fetched`` has the files.
 
         Raises:
             ContextLengthError: it does not fit; found before any picture is decoded.
@@ -54,7 +64,7 @@ class Prompts:
         _check_biases(body, len(model.pieces))
         token_ids, limit = self._tokens(body, conversation, model.runner.max_context)
         form = grammar(body, model.grammars)
-        decoded = tuple(self._decode(each) for each in media)
+        decoded = tuple(self._decode(each, fetched) for each in media)
         request = GenerationRequest(
             request_id=request_id,
             token_ids=token_ids,
@@ -199,10 +209,10 @@ class Prompts:
             + self.files.num_audio_tokens * _count(media, Clip)
         )
 
-    def _decode(self, media: Picture | Clip) -> Media:
+    def _decode(self, media: Picture | Clip, fetched: Mapping[str, bytes]) -> Media:
         if isinstance(media, Clip):
             return audio.decode(from_base64(media.data, media.param), media.param)
-        content = from_data_url(media.url, media.param)
+        content = fetched.get(media.url) or from_data_url(media.url, media.param)
         return images.decode(content, self._settings.max_image_pixels, self.files.resize, media.param)
 
 

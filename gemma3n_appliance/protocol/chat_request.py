@@ -20,6 +20,17 @@ class ChatCompletionRequest(ChatFields):
         return any(isinstance(part, ImagePart | AudioPart) for content in contents for part in content)
 
     @property
+    def pictures_elsewhere(self) -> dict[str, str]:
+        """The URLs of pictures that would have to be fetched, with their paths in the request."""
+        return {
+            part.url: f"messages[{index}].content[{place}].image_url"
+            for index, message in enumerate(self.messages)
+            if isinstance(message.content, list)
+            for place, part in enumerate(message.content)
+            if isinstance(part, ImagePart) and part.is_elsewhere
+        }
+
+    @property
     def functions_to_call(self) -> tuple[FunctionDefinition, ...]:
         """The functions that the answer may call."""
         if self.tool_choice == "none":

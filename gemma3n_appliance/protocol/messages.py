@@ -44,6 +44,11 @@ class ImagePart(WireModel):
         """The picture's URL, whichever form it came in."""
         return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it would have to be fetched."""
+        return self.url.lstrip()[:8].lower().startswith(("http:", "https:"))
+
 
 class InputAudio(WireModel):
     """A clip: base64 and what it holds."""

@@ -74,11 +74,12 @@ class ResponsesChat:
         """Returns an error about the chat as one about the request; what else it quotes is the client's."""
         reworded = copy.copy(error)
         if error.param:
-            reworded.param = self._renamed(error.param)
+            reworded.param = self.renamed(error.param)
             reworded.message = error.message.replace(f"'{error.param}'", f"'{reworded.param}'")
         return reworded
 
-    def _renamed(self, path: str) -> str:
+    def renamed(self, path: str) -> str:
+        """Returns a path within the chat as one within the request."""
         if found := _MESSAGE.match(path):
             index = int(found[1])
             return self._origins[index](path[found.end() :]) if index < len(self._origins) else "input"

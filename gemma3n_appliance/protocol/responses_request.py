@@ -26,6 +26,12 @@ class ResponsesRequest(ResponsesFields):
             )
         self.chat.check()
 
+    @property
+    def pictures_elsewhere(self) -> dict[str, str]:
+        """The URLs of pictures that would have to be fetched, with their paths in the request."""
+        pictures = self.chat.body.pictures_elsewhere
+        return {url: self.chat.renamed(param) for url, param in pictures.items()}
+
     @cached_property
     def chat(self) -> ResponsesChat:
         """The chat that it is. Raises InvalidRequestError where it is none."""

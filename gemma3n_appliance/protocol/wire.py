@@ -49,6 +49,11 @@ class TextRequest(WireModel):
         """Whether there are pictures or clips in it."""
         return False
 
+    @property
+    def pictures_elsewhere(self) -> dict[str, str]:
+        """The URLs of pictures that would have to be fetched, with their paths in the request."""
+        return {}
+
 
 WireModelT = TypeVar("WireModelT", bound=WireModel)
 
