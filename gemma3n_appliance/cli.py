@@ -15,6 +15,7 @@ from .settings import Settings, SettingsError, load
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+WRITTEN_BY_ANSIBLE = "# Written by Ansible"
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -136,6 +137,7 @@ def _new_key(settings: Settings, options: argparse.Namespace) -> int:
         path, options.name, max_concurrent=options.max_concurrent, max_body_mb=options.max_body_mb
     )
     print(f"{options.name} is in {path}. This is its key, which is kept nowhere:", file=sys.stderr)
+    _warn_of_playbook(path)
     print(key)
     return 0
 
@@ -150,7 +152,13 @@ def _revoke_key(settings: Settings, options: argparse.Namespace) -> int:
     path = _keys_file(settings)
     key_file.revoke(path, options.name)
     print(f"{options.name} is no longer in {path}")
+    _warn_of_playbook(path)
     return 0
+
+
+def _warn_of_playbook(path: Path) -> None:
+    if path.read_text(encoding="utf-8").startswith(WRITTEN_BY_ANSIBLE):
+        print("This lasts until the next playbook: see gemma3n_service_api_keys.", file=sys.stderr)
 
 
 def _keys_file(settings: Settings) -> Path:

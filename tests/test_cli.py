@@ -88,9 +88,21 @@ def test_a_limit_of_a_key_is_a_number(
     assert not (tmp_path / "keys").exists()
 
 
-def test_a_server_does_not_start_without_the_keys_that_it_wants(
+def test_a_server_does_not_start_with_keys_that_are_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    (tmp_path / "keys").write_text("nonsense\n")
     monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
     assert main(["serve"]) == 1
-    assert "gemma3n-appliance key new" in capsys.readouterr().err
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_whoever_changes_a_playbook_s_keys_by_hand_is_warned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "keys").write_text("# Written by Ansible: change gemma3n_service_api_keys.\n")
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+    assert main(["key", "new", "laptop"]) == 0
+    assert "until the next playbook" in capsys.readouterr().err
+    assert main(["key", "revoke", "laptop"]) == 0
+    assert "until the next playbook" in capsys.readouterr().err

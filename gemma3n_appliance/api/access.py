@@ -14,6 +14,7 @@ from .disconnect import ASGIApp, ASGIEvent, Receive, Scope, Send
 from .errors import UNEXPECTED, to_json
 from .keys import name_of
 from .metrics import Metrics
+from .status import RecentErrors, error_of
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +24,10 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 class AccessLog:
     """ASGI layer that sets ``x-request-id`` on every reply and on every log line. Content is never logged."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, errors: RecentErrors) -> None:
         self._app = app
         self._metrics = metrics
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the app inside the request's log context."""
@@ -43,16 +45,17 @@ class AccessLog:
                 if not await _last_resort(exchange, error):
                     raise
             finally:
-                self._tell(scope, exchange)
+                self._tell(scope, exchange, request_id)
 
-    def _tell(self, scope: Scope, exchange: "_Exchange") -> None:
+    def _tell(self, scope: Scope, exchange: "_Exchange", request_id: str) -> None:
         duration_s = time.perf_counter() - exchange.began
         spent = account.of(scope)
+        self._errors.request_over(scope, request_id, exchange.status)
         self._metrics.request_over(scope["method"], scope["path"], exchange.status)
         if spent:
-            self._metrics.text_over(spent, exchange.status, duration_s, is_complete=exchange.is_complete)
+            self._metrics.text_over(spent, duration_s, _kind_of_error(scope, exchange))
         # Probes come every few seconds for ever: one that went well is no news.
-        is_probe = scope["path"].startswith("/health") or scope["path"] == "/metrics"
+        is_probe = scope["path"].startswith("/health") or scope["path"] in ("/metrics", "/status")
         write = log.debug if is_probe and exchange.status == 200 else log.info
         write(
             "request",
@@ -62,6 +65,7 @@ class AccessLog:
             complete=exchange.is_complete,
             duration_s=round(duration_s, 3),
             client=(scope.get("client") or ("unknown",))[0],
+            **({"code": error.code} if (error := error_of(scope)) else {}),
             **({"key": name} if (name := name_of(scope)) else {}),
             **(spent.fields() if spent else {}),
         )
@@ -84,6 +88,15 @@ class _Exchange:
         elif event["type"] == "http.response.body" and not event.get("more_body", False):
             self.is_complete = True
         await self._send(event)
+
+
+def _kind_of_error(scope: Scope, exchange: _Exchange) -> str:
+    """Returns OpenTelemetry's ``error.type``: empty where all went well, a stream to its end."""
+    if error := error_of(scope):
+        return error.code or type(error).__name__
+    if not exchange.is_complete:
+        return "cancelled"
+    return "" if exchange.status == 200 else str(exchange.status)
 
 
 async def _last_resort(exchange: _Exchange, error: BaseException) -> bool:

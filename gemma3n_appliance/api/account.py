@@ -16,14 +16,13 @@ _ACCOUNT = "gemma3n.account"
 
 @dataclass
 class Account:
-    """One request's; times are seconds, of its first answer where it has several."""
+    """One request's. Times are seconds; those before the first token are its first answer's."""
 
     operation: str
     tally: Tally = field(default_factory=Tally)
     queued_s: float | None = None
     prefill_s: float | None = None
-    _first_token: float = 0.0
-    _latest: dict[int, tuple[float, int]] = field(default_factory=dict)
+    _told: dict[int, "_Told"] = field(default_factory=dict)
     _began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -41,19 +40,17 @@ class Account:
                 yield event
 
     @property
-    def num_completion_tokens(self) -> int:
-        """How many tokens its answers have so far."""
-        return self.tally.num_completion_tokens
-
-    @property
     def time_to_first_token_s(self) -> float | None:
         """How long after the request's body had been read its first token was there."""
-        return self._first_token - self._began if self._first_token else None
+        return min(told.began for told in self._told.values()) - self._began if self._told else None
 
     @property
     def decode_s(self) -> float | None:
         """How long after its first token its last was there."""
-        return max(now for now, _ in self._latest.values()) - self._first_token if self._latest else None
+        if not self._told:
+            return None
+        began = min(told.began for told in self._told.values())
+        return max(told.latest for told in self._told.values()) - began
 
     def fields(self) -> dict[str, Any]:
         """Returns what the log tells."""
@@ -81,15 +78,28 @@ class Account:
             if event.choice % self.tally.num_choices_a_prompt == 0:
                 metrics.prompt_read(event)
             metrics.tokens_told(1)
-            self._latest[event.choice] = (now, 1)
+            self._told[event.choice] = _Told(now, now, 1)
             if self.queued_s is None:
-                self.queued_s, self.prefill_s, self._first_token = event.queued_s, event.prefill_s, now
+                self.queued_s, self.prefill_s = event.queued_s, event.prefill_s
             return
-        before, num_before = self._latest.get(event.choice, (now, event.num_completion_tokens))
-        self._latest[event.choice] = (now, event.num_completion_tokens)
-        metrics.tokens_told(event.num_completion_tokens - num_before, after_s=now - before)
+        told = self._told[event.choice]
+        metrics.tokens_told(event.num_completion_tokens - told.num_tokens, after_s=now - told.latest)
+        told.latest, told.num_tokens = now, event.num_completion_tokens
         if isinstance(event, Finished):
-            metrics.answer_ended(event.reason)
+            metrics.answer_ended(self.operation, event.reason, told.per_token_s)
+
+
+@dataclass
+class _Told:
+    """What has been told of an answer: when its first token was there, when its latest, and how many."""
+
+    began: float
+    latest: float
+    num_tokens: int
+
+    @property
+    def per_token_s(self) -> float | None:
+        return (self.latest - self.began) / (self.num_tokens - 1) if self.num_tokens > 1 else None
 
 
 def of(scope: Scope) -> Account | None:

@@ -14,7 +14,7 @@ from ..protocol.completion_request import CompletionRequest
 from ..protocol.reading import Reading
 from ..protocol.responses_request import ResponsesRequest
 from ..settings import Settings
-from . import chat, completions, errors, responses
+from . import chat, completions, errors, page, responses
 from .access import AccessLog
 from .cors import Cors
 from .description import DescriptionResource
@@ -24,6 +24,7 @@ from .health import HealthResource
 from .keys import KeyGate, Keys, RefuseWithoutKey
 from .metrics import Metrics, MetricsResource
 from .models import ModelNames, ModelsResource
+from .status import RecentErrors, StatusResource
 from .tokens import TokensResource
 
 
@@ -54,6 +55,7 @@ def create(
     names = ModelNames(settings)
     models = ModelsResource(names)
     health = HealthResource(engine, names)
+    failures = RecentErrors()
     metrics = Metrics(engine, names.listed, sensors)
     route = partial(GenerationResource, settings, engine, names, metrics)
     chats = route(ChatCompletionRequest, partial(chat.ask, prompts))
@@ -69,9 +71,11 @@ def create(
     app.add_route("/detokenize", tokens, suffix="detokenize")
     app.add_route("/openapi.json", DescriptionResource())
     app.add_route("/metrics", MetricsResource(metrics))
+    app.add_route("/status", StatusResource(health, sensors, failures))
+    page.add_routes(app)
     app.add_route("/health", health)
     app.add_route("/health/ready", health, suffix="ready")
     inner: ASGIApp = CancelOnDisconnect(app)
     if keys is not None:
         inner = KeyGate(inner, keys, settings.max_concurrent_per_key, engine.retry_after_s)
-    return AccessLog(inner, metrics)
+    return AccessLog(inner, metrics, failures)

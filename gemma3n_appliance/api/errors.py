@@ -9,6 +9,9 @@ from falcon.asgi import App, Request, Response
 from ..errors import ApplianceError, InsufficientMemoryError, InvalidKeyError, ShuttingDownError
 from ..protocol.error import ErrorDetail, ErrorReply
 from .body import discard_small_body
+from .disconnect import Scope
+from .page import PATHS
+from .status import remember
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +44,14 @@ def install(app: App[Request, Response]) -> None:
     app.add_error_handler(falcon.HTTPError, _on_http_error)
 
 
-def explained(error: Exception) -> ApplianceError:
-    """Logs an error, and returns what to tell the client of it."""
+def explained(error: Exception, scope: Scope) -> ApplianceError:
+    """Logs an error of a request, and returns what to tell the client of it."""
+    told = _explained(error)
+    remember(scope, told)
+    return told
+
+
+def _explained(error: Exception) -> ApplianceError:
     if isinstance(error, MemoryError):
         log.error("out_of_memory", exc_info=error)
         return InsufficientMemoryError("The server has no memory left for this request. Send less.")
@@ -56,7 +65,7 @@ def explained(error: Exception) -> ApplianceError:
 
 async def _on_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:
     await discard_small_body(req)
-    _answer(resp, explained(error))
+    _answer(resp, explained(error, req.scope), asks_for_password=req.path in PATHS)
 
 
 async def _on_http_error(req: Request, resp: Response, error: Exception, _params: Any) -> None:
@@ -79,7 +88,7 @@ def _explain(req: Request, error: falcon.HTTPError) -> str:
     return error.description or error.title
 
 
-def _answer(resp: Response, error: ApplianceError) -> None:
+def _answer(resp: Response, error: ApplianceError, *, asks_for_password: bool) -> None:
     resp.status = error.status
     resp.content_type = falcon.MEDIA_JSON
     resp.data = to_json(error)
@@ -88,7 +97,9 @@ def _answer(resp: Response, error: ApplianceError) -> None:
     if isinstance(error, ShuttingDownError):
         resp.set_header("Connection", "close")
     if isinstance(error, InvalidKeyError):
-        resp.set_header("WWW-Authenticate", "Bearer")
+        # A browser asks a person for a user name and a password: any, and the key.
+        challenge = 'Basic realm="Gemma 3n", charset="UTF-8"' if asks_for_password else "Bearer"
+        resp.set_header("WWW-Authenticate", challenge)
 
 
 def _to_json(error: ErrorDetail) -> bytes:

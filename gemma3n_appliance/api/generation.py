@@ -81,7 +81,7 @@ class GenerationResource(Generic[BodyT]):
             )
         self._names.check(body.model)
         if body.stream:
-            await sse.stream(resp, self._chunks(req.scope, body), is_typed=self._has_typed_events)
+            await sse.stream(req.scope, resp, self._chunks(req.scope, body), is_typed=self._has_typed_events)
         else:
             events, reply = await self._begin(req.scope, body)
             told = await gather(events, reply)

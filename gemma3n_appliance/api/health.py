@@ -30,9 +30,10 @@ class HealthResource:
     def _answer(self, resp: Response, *, is_well: bool) -> None:
         resp.status = falcon.HTTP_200 if is_well else falcon.HTTP_503
         resp.set_header("Cache-Control", "no-store")
-        resp.data = self._health().model_dump_json().encode()
+        resp.data = self.health().model_dump_json().encode()
 
-    def _health(self) -> Health:
+    def health(self) -> Health:
+        """Returns how the server is."""
         engine = self._engine
         model, rate = engine.model_if_ready, engine.tokens_per_s
         return Health(

@@ -1,5 +1,7 @@
 """API keys: who asks, and how much they may ask for at once."""
 
+import base64
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -64,13 +66,12 @@ class KeyGate:
             await self._app(scope, receive, send)
             return
         try:
-            key = self._find(scope)
+            key = scope[_KEY] = self._find(scope)
             self._check_room(key)
         except ApplianceError as error:
             scope[_REFUSAL] = error
             await self._app(scope, receive, send)
             return
-        scope[_KEY] = key
         self._num_running[key.name] += 1
         try:
             await self._app(scope, receive, send)
@@ -125,10 +126,14 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _presented(scope: Scope) -> str | None:
-    """Returns the key in the header (RFC 6750, 2.1), if there is one."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, key = str(value, "latin-1").partition(" ")
-            if scheme.lower() == "bearer" and key.strip():
-                return key.strip()
+    """Returns the key in the header, if there is one: as programs send it, or as browsers send passwords."""
+    headers = {name: str(value, "latin-1") for name, value in scope["headers"]}
+    scheme, _, told = headers.get(b"authorization", "").partition(" ")
+    if scheme.lower() == "bearer":  # RFC 6750, 2.1
+        return told.strip() or None
+    # A browser sends a password that it knows with whatever another site's page has it ask for.
+    is_of_other_site = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+    if scheme.lower() == "basic" and not is_of_other_site:  # RFC 7617
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(told.strip(), validate=True).decode().partition(":")[2] or None
     return None

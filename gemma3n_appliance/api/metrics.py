@@ -5,6 +5,7 @@ Names are OpenTelemetry's where its conventions for generative AI have one
 with our own prefix.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -31,7 +32,7 @@ _BY_MODEL = ("gen_ai_operation_name", "gen_ai_request_model")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _ROUTES = (
     *("/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/models", "/tokenize", "/detokenize"),
-    *("/openapi.json", "/metrics", "/health", "/health/ready"),
+    *("/openapi.json", "/metrics", "/status", "/health", "/health/ready", "/page.css", "/page.js"),
 )
 
 
@@ -43,16 +44,6 @@ class Spent(Protocol):
     @property
     def time_to_first_token_s(self) -> float | None:
         """How long its first token took."""
-        ...
-
-    @property
-    def decode_s(self) -> float | None:
-        """How long its other tokens took."""
-        ...
-
-    @property
-    def num_completion_tokens(self) -> int:
-        """How many tokens its answers have."""
         ...
 
 
@@ -111,9 +102,11 @@ class Metrics:
             for _ in range(num_tokens):
                 self._between.observe(after_s / num_tokens)
 
-    def answer_ended(self, reason: FinishReason) -> None:
-        """Counts an answer that has come to its end."""
+    def answer_ended(self, operation: str, reason: FinishReason, per_token_s: float | None) -> None:
+        """Counts an answer at its end; its tokens after the first, if any, took so long each."""
         self._ends.labels(reason.value).inc()
+        if per_token_s is not None:
+            self._per_token.labels(operation, self._model).observe(per_token_s)
 
     def request_over(self, method: str, path: str, status: int | None) -> None:
         """Counts a request; nothing was answered where ``status`` is None.
@@ -123,15 +116,12 @@ class Metrics:
         method = method if method in _METHODS else "other"
         self._requests.labels(method, _route(path), str(status or 0)).inc()
 
-    def text_over(self, spent: Spent, status: int | None, duration_s: float, *, is_complete: bool) -> None:
-        """Counts a request for text."""
-        error = "" if status == 200 and is_complete else str(status if status != 200 else "incomplete")
+    def text_over(self, spent: Spent, duration_s: float, error: str) -> None:
+        """Counts a request for text; ``error`` is what kind it ended with, or empty."""
         labels = (spent.operation, self._model)
         self._duration.labels(*labels, error).observe(duration_s)
         if spent.time_to_first_token_s is not None:
             self._first_token.labels(*labels).observe(spent.time_to_first_token_s)
-        if spent.decode_s is not None and spent.num_completion_tokens > 1:
-            self._per_token.labels(*labels).observe(spent.decode_s / (spent.num_completion_tokens - 1))
 
     def _counter(self, name: str, what: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"gemma3n_{name}", what, labels, registry=self.registry)
@@ -184,14 +174,22 @@ class MetricsResource:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answers in the form that is asked for: OpenMetrics', or Prometheus' own."""
-        encode, content_type = choose_encoder(req.get_header("Accept", default=""))
-        resp.content_type = content_type
+        # In a thread: a sensor may sit behind a slow bus.
+        resp.data, resp.content_type = await asyncio.to_thread(
+            self._encoded, req.get_header("Accept", default="")
+        )
         resp.set_header("Cache-Control", "no-store")
-        resp.data = encode(self._metrics.registry)
+
+    def _encoded(self, accept: str) -> tuple[bytes, str]:
+        try:
+            encode, content_type = choose_encoder(accept)
+            return encode(self._metrics.registry), content_type
+        except (TypeError, ValueError):  # of a version that is no number
+            return self._encoded("")
 
 
 def _route(path: str) -> str:
-    path = path.rstrip("/")
-    if path in _ROUTES:
+    path = path.rstrip("/") or "/"
+    if path in _ROUTES or path == "/":
         return path
     return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"

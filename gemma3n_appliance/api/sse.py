@@ -8,8 +8,10 @@ import falcon
 import structlog
 from falcon.asgi import Response
 
+from ..errors import ApplianceError
 from ..protocol.reply import Reply
 from ..protocol.responses_reply import ErrorTold
+from .disconnect import Scope
 from .errors import detail, explained, to_json
 
 log = structlog.get_logger(__name__)
@@ -40,9 +42,16 @@ class EventStream(AsyncIterator[bytes]):
 
 
 async def stream(
-    resp: Response, chunks: Chunks, ping_interval_s: float = PING_INTERVAL_S, *, is_typed: bool = False
+    scope: Scope,
+    resp: Response,
+    chunks: Chunks,
+    ping_interval_s: float = PING_INTERVAL_S,
+    *,
+    is_typed: bool = False,
 ) -> None:
-    """Answers with the chunks as events, once there is a first one or the client has waited for long.
+    """Answers a request, whose ``scope`` it is, with the chunks as events.
+
+    It begins once there is a first one or the client has waited for long.
 
     Until then an error is raised, and gets a status of its own. Streams whose events are typed have one for
     their end, and so does an error; the others end with ``[DONE]``.
@@ -53,10 +62,10 @@ async def stream(
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")
     resp.status = falcon.HTTP_200
-    resp.stream = EventStream(_guarded(first, frames, is_typed=is_typed))
+    resp.stream = EventStream(_guarded(scope, first, frames, is_typed=is_typed))
 
 
-async def _guarded(first: bytes, rest: Frames, *, is_typed: bool) -> Frames:
+async def _guarded(scope: Scope, first: bytes, rest: Frames, *, is_typed: bool) -> Frames:
     """Ends with ``[DONE]``, or with an error frame: Falcon's error handlers are out of reach by now."""
     num_events = int(first.startswith(_NAMED))
     async with aclosing(rest):
@@ -66,15 +75,15 @@ async def _guarded(first: bytes, rest: Frames, *, is_typed: bool) -> Frames:
                 num_events += frame.startswith(_NAMED)
                 yield frame
         except Exception as error:
-            yield _typed_error(error, num_events) if is_typed else _frame(to_json(explained(error)))
+            fault = explained(error, scope)
+            yield _typed_error(fault, num_events) if is_typed else _frame(to_json(fault))
         else:
             if not is_typed:
                 yield _DONE
 
 
-def _typed_error(error: Exception, num_events: int) -> bytes:
+def _typed_error(fault: ApplianceError, num_events: int) -> bytes:
     """Returns an event with what its type wants, and with the error object that makes SDKs raise it."""
-    fault = explained(error)
     event = ErrorTold(
         sequence_number=num_events,
         code=fault.code,

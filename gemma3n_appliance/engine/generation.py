@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -27,6 +28,7 @@ class Generation:
         self._in_line: set[Sequence] = set()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._event_loop = asyncio.get_running_loop()
+        self._asked_s = time.monotonic()
 
     @property
     def num_unfinished(self) -> int:
@@ -69,7 +71,9 @@ class Generation:
 
         for choice in range(request.num_choices):
             leader = sequences[0] if sequences else None
-            sequences.append(Sequence(request, self._model, partial(sink, choice), choice, leader))
+            sequences.append(
+                Sequence(request, self._model, partial(sink, choice), choice, leader, asked_s=self._asked_s)
+            )
         return sequences
 
     def _take(self, sequence: Sequence, event: Event | Exception) -> None:

@@ -25,15 +25,18 @@ class Sequence:
         sink: Sink,
         choice: int = 0,
         leader: "Sequence | None" = None,
+        *,
+        asked_s: float = 0.0,
     ) -> None:
         """``sink`` is called in the engine's thread and must not raise.
 
-        ``leader`` is the same request's first choice, whose prompt is read for this one too.
+        ``leader`` is the same request's first choice, whose prompt is read for this one too. ``asked_s`` is
+        when the request came, on the monotonic clock.
         """
         self.request = request.for_choice(choice)
         self.sink = sink
         self.leader = leader
-        self.admitted_s = self._submitted_s = time.monotonic()
+        self.admitted_s = self._asked_s = asked_s
         self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.is_finished = False
@@ -80,7 +83,7 @@ class Sequence:
                 len(self.request.token_ids),
                 self.num_cached_tokens,
                 self._choice,
-                queued_s=self.admitted_s - self._submitted_s,
+                queued_s=self.admitted_s - self._asked_s,
                 prefill_s=time.monotonic() - self.admitted_s,
             )
         ]

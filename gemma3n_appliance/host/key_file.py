@@ -7,11 +7,13 @@ read the file. What is after # is for people.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,10 +56,14 @@ class KeyRing:
     """The keys of a file as they are now: a change counts from the next request on."""
 
     def __init__(self, path: Path) -> None:
-        """Raises KeyFileError where there is no such file, or where a line of it is none of a key."""
+        """Where there is no file, there are no keys. Raises KeyFileError as `read` does."""
         self._path = path
         self._seen = self._signature()
         self._records = read(path)
+        if not self._records:
+            log.warning(
+                "no_api_keys", file=str(path), reason="nobody can ask: gemma3n-appliance key new NAME"
+            )
 
     def find(self, key: str) -> KeyRecord | None:
         """Returns the record of a key, in a time that tells nothing of the others."""
@@ -80,24 +86,21 @@ class KeyRing:
             log.info("keys_reloaded", num_keys=len(self._records))
 
     def _signature(self) -> tuple[int, int, int] | None:
-        """Returns what is another once the file has changed; None where there is none."""
+        """Returns what is another once the file has changed, or who may read it; None without a file."""
         try:
             status = self._path.stat()
         except OSError:
             return None
-        return (status.st_mtime_ns, status.st_size, status.st_ino)
+        return (status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def read(path: Path) -> tuple[KeyRecord, ...]:
-    """Returns the keys in a file.
+    """Returns the keys in a file, none where there is no file.
 
     Raises:
         KeyFileError: it cannot be read, or a line of it is none of a key.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
+    lines = _lines(path)
     records: dict[str, KeyRecord] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -121,12 +124,12 @@ def add(path: Path, name: str, *, max_concurrent: int | None = None, max_body_mb
     """
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"{name!r} is no name of a key: use letters, digits, dots, dashes, underscores.")
-    records = read(path) if path.exists() else ()
-    if any(record.name == name for record in records):
-        raise KeyFileError(f"There is a key {name} already: revoke it first, or choose another name.")
     key = _BEGIN + secrets.token_urlsafe(32)
     record = KeyRecord(name, _hash(key), max_concurrent, max_body_mb)
-    _replace(path, [*_lines(path), record.line])
+    with _held(path):
+        if any(other.name == name for other in read(path)):
+            raise KeyFileError(f"There is a key {name} already: revoke it first, or choose another name.")
+        _replace(path, [*_lines(path), record.line])
     return key
 
 
@@ -136,9 +139,10 @@ def revoke(path: Path, name: str) -> None:
     Raises:
         KeyFileError: there is no such key, or the file cannot be written.
     """
-    if all(record.name != name for record in read(path)):
-        raise KeyFileError(f"There is no key {name} in {path}.")
-    _replace(path, [line for line in _lines(path) if line.partition("#")[0].split()[:1] != [name]])
+    with _held(path):
+        if all(record.name != name for record in read(path)):
+            raise KeyFileError(f"There is no key {name} in {path}.")
+        _replace(path, [line for line in _lines(path) if line.partition("#")[0].split()[:1] != [name]])
 
 
 def _record(words: list[str]) -> KeyRecord | None:
@@ -152,32 +156,53 @@ def _record(words: list[str]) -> KeyRecord | None:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise KeyFileError(
+            f"API_KEYS_FILE={path} cannot be read ({why}): let the server's user read it, or unset it."
+        ) from None
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keeps others from changing the file meanwhile, by a lock on its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace(path: Path, lines: list[str]) -> None:
-    """Writes the whole file at once: who reads it meanwhile sees the old one."""
+    """Writes the whole file at once: who reads it meanwhile sees the old one. Owner and mode stay."""
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        partial.chmod(0o644)
+        if path.exists():
+            before = path.stat()
+            os.chown(partial, before.st_uid, before.st_gid)
+            partial.chmod(before.st_mode & 0o777)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise KeyFileError(
-            f"Cannot write {path} ({error.strerror}): run this as root, or as its owner."
-        ) from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(f"Cannot write {path} ({error.strerror}): run this as root, or as its owner.")
 
 
 def _hash(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
-
-
-def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> KeyFileError:
-    why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-    return KeyFileError(
-        f"API_KEYS_FILE={path} cannot be read ({why}): make a first key with "
-        "`gemma3n-appliance key new NAME`, let the server's user read it, or unset it."
-    )

@@ -28,20 +28,23 @@ def memory() -> Iterator[Reading]:
 
 def temperatures() -> Iterator[Reading]:
     """Yields those of the thermal zones; some of a Jetson's are switched off, and cannot be read."""
+    names: set[str] = set()
     for zone in sorted(THERMAL.glob("thermal_zone*")):
         if (milli_c := _number(zone / "temp")) is not None:
-            sensor = text_of(zone / "type").strip() or zone.name
+            sensor = _distinct(text_of(zone / "type").strip(), zone.name, names)
             yield Reading("temperature", "celsius", "Thermal zones.", milli_c / 1000, sensor)
 
 
 def power() -> Iterator[Reading]:
     """Yields that of the rails that the board measures (Linux' hwmon; a Jetson has an INA3221)."""
+    names: set[str] = set()
     for label in sorted(MONITORS.glob("hwmon*/in*_label")):
         rail = label.name.removeprefix("in").removesuffix("_label")
         milli_v = _number(label.with_name(f"in{rail}_input"))
         milli_a = _number(label.with_name(f"curr{rail}_input"))
         if milli_v is not None and milli_a is not None:
-            yield Reading("power", "watts", "Power rails.", milli_v * milli_a / 1e6, text_of(label).strip())
+            sensor = _distinct(text_of(label).strip(), f"{label.parent.name}-{rail}", names)
+            yield Reading("power", "watts", "Power rails.", milli_v * milli_a / 1e6, sensor)
 
 
 def text_of(path: Path) -> str:
@@ -50,6 +53,16 @@ def text_of(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _distinct(name: str, otherwise: str, names: set[str]) -> str:
+    """Returns a sensor's name, with where it is if another has the same, and adds it to ``names``."""
+    if not name:
+        name = otherwise
+    elif name in names:
+        name = f"{name} {otherwise}"
+    names.add(name)
+    return name
 
 
 def _number(path: Path) -> int | None:

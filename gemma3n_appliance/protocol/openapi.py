@@ -16,6 +16,7 @@ from .health import Health
 from .model_list import Model, ModelList
 from .responses_reply import Response, ResponseEvent
 from .responses_request import ResponsesRequest
+from .status import Status
 from .tokens import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
 _JSON = "application/json"
@@ -46,7 +47,7 @@ class _Operation:
     method: str
     path: str
     summary: str
-    reply: type[BaseModel]
+    reply: type[BaseModel] | None
     body: type[BaseModel] | None = None
     chunk: type[BaseModel] | None = None
     has_typed_events: bool = False
@@ -105,6 +106,8 @@ _OPERATIONS = (
     _Operation(
         "detokenize", "post", "/detokenize", "Reads tokens.", Detokenized, DetokenizeRequest, refusals=_ALL
     ),
+    _Operation("getMetrics", "get", "/metrics", "Tells Prometheus of requests and of the board.", None),
+    _Operation("getStatus", "get", "/status", "Tells what the page at / shows.", Status),
     _Operation(
         "getHealth",
         "get",
@@ -184,7 +187,9 @@ def _event(chunk: dict[str, Any], *, is_typed: bool) -> dict[str, Any]:
 
 
 def _described(operation: _Operation, schemas: _Schemas) -> dict[str, Any]:
-    content: dict[str, Any] = {_JSON: {"schema": schemas.of(operation.reply)}}
+    content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    if operation.reply:
+        content = {_JSON: {"schema": schemas.of(operation.reply)}}
     if operation.chunk:
         event = _event(schemas.of(operation.chunk), is_typed=operation.has_typed_events)
         content["text/event-stream"] = {"schema": event}

@@ -20,9 +20,12 @@ _WITHOUT_EFFECT = ("metadata", "prompt_cache_key", "safety_identifier", "service
 _NOTHING: tuple[Any, ...] = (False, "", [], {})
 # Defaults, which some clients send.
 _DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
     "n": (1,),
     "parallel_tool_calls": (True,),
     "response_format": ({"type": "text"},),
+    "reasoning": ({"effort": None}, {"effort": "none"}),
+    "text": ({"format": {"type": "text"}},),
     "tool_choice": ("none", "auto"),
     "top_logprobs": (0,),
 }

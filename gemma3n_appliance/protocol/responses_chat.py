@@ -58,6 +58,8 @@ class ResponsesChat:
         """Raises InvalidRequestError where it would be no chat."""
         said = list(_messages(body))
         self._origins = [origin for origin, _ in said]
+        if not said:
+            raise InvalidRequestError("There is nothing in 'input' that could be answered.", param="input")
         try:
             self.body = _chat(body, [message for _, message in said])
         except ValidationError as error:

@@ -10,6 +10,7 @@ import structlog
 
 from gemma3n_appliance.api.access import AccessLog
 from gemma3n_appliance.api.metrics import Metrics
+from gemma3n_appliance.api.status import RecentErrors
 from gemma3n_appliance.engine.engine import Engine
 from gemma3n_appliance.engine.pulse import Pulse
 from gemma3n_appliance.host import logs
@@ -88,7 +89,7 @@ def test_who_is_cut_off_before_an_answer_gets_one():
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(AccessLog(cut_off, metrics)(scope, None, send))
+        asyncio.run(AccessLog(cut_off, metrics, RecentErrors())(scope, None, send))
     start, content = sent
     assert start["status"] == 503
     assert {name for name, _ in start["headers"]} >= {b"x-request-id", b"connection"}

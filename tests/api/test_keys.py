@@ -93,6 +93,21 @@ def test_the_official_client_takes_a_key_and_tells_a_wrong_one(serve, path):
     assert refused.value.code == "invalid_api_key"
 
 
+def test_a_browser_sends_a_key_as_a_password_but_not_for_other_sites_pages(serve, path):
+    key = key_file.add(path, "laptop")
+    served = serve(api_keys_file=path)
+
+    def status(password, **headers):
+        return served.http.get("/v1/models", auth=("whoever", password), headers=headers).status_code
+
+    assert (status(key), status("wrong"), status("")) == (200, 401, 401)
+    assert status(key, **{"Sec-Fetch-Site": "same-origin"}) == 200
+    assert status(key, **{"Sec-Fetch-Site": "cross-site"}) == 401
+    assert served.http.get("/").headers["www-authenticate"].startswith("Basic ")
+    assert served.http.get("/v1/models").headers["www-authenticate"] == "Bearer"
+    assert served.http.get("/", auth=("", key)).status_code == 200
+
+
 def test_keys_come_and_go_while_the_server_runs(serve, path):
     first = key_file.add(path, "first")
     served = serve(api_keys_file=path)
@@ -134,7 +149,10 @@ def test_a_key_has_so_many_requests_at_once_to_the_ends_of_their_streams(serve, 
         error = refusal(ask(keys["a"]), 429)
         assert (error["type"], error["code"]) == ("rate_limit_error", "server_overloaded")
         assert "'a'" in error["message"]
-        assert int(ask(keys["a"]).headers["retry-after"]) >= 1
+        with capture_logs() as logs:
+            assert int(ask(keys["a"]).headers["retry-after"]) >= 1
+            wait_until(lambda: any(line["event"] == "request" for line in logs))
+        assert next(line["key"] for line in logs if line["event"] == "request") == "a"
         assert served.http.get("/v1/models", headers=bearer(keys["a"])).status_code == 429
         running += [pool.submit(ask, key) for key in (keys["b"], wide, wide)]
         wait_until(lambda: served.engine.num_running + served.engine.num_waiting == 4)

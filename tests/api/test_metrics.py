@@ -72,13 +72,65 @@ def test_answers_and_prompts_together_are_all_counted(served):
     assert any("gen_ai_operation_name=text_completion" in name for name in new)
 
 
+def durations(samples):
+    """How many requests for text ended with which error."""
+    found = {}
+    for name, value in samples.items():
+        if name.startswith("gen_ai_server_request_duration_seconds_count"):
+            found[re.search(r"error_type=([^,}]*)", name)[1]] = value
+    return found
+
+
 def test_what_fails_has_a_duration_and_a_reason_but_no_first_token(served):
     before = told(served)
     assert served.chat("x" * 100_000).status_code == 400
     new = added(before, told(served))
-    assert [name for name in new if name.startswith("gen_ai") and name.split("{")[0].endswith("_count")] == [
-        next(name for name in new if "error_type=400" in name and "duration_seconds_count" in name)
-    ]
+    assert durations(new) == {"context_length_exceeded": 1}
+    assert not any("first_token" in name or "per_output_token" in name for name in new)
+
+
+def test_a_stream_that_breaks_off_is_no_success(served, speaker):
+    speaker.fail_after = 3
+    with capture_logs() as logs:
+        assert "engine_error" in served.chat(stream=True).text
+        wait_until(lambda: request_lines(logs))
+    now = told(served)
+    assert durations(now) == {"engine_error": 1}
+    assert not any(name.startswith("gemma3n_request_success_total") for name in now)
+    assert request_lines(logs)[0]["code"] == "engine_error"
+    (error,) = served.http.get("/status").json()["errors"]
+    assert (error["code"], error["status"], error["path"]) == ("engine_error", 200, "/v1/chat/completions")
+
+
+def test_whoever_hangs_up_has_cancelled(served, speaker):
+    speaker.answer_endlessly = True
+    with served.http.stream(
+        "POST", "/v1/chat/completions", json=CHAT | {"stream": True, "max_tokens": 1_000}
+    ):
+        wait_until(lambda: served.engine.num_running == 1)
+    wait_until(lambda: durations(told(served)) == {"cancelled": 1})
+
+
+def test_each_answer_s_tokens_have_times_of_their_own(served):
+    served.http.post("/v1/completions", json={"model": "gemma3n", "prompt": ["Hi", "Ho"], "n": 3})
+    per_token = {n: v for n, v in told(served).items() if "time_per_output_token_seconds_count" in n}
+    assert [*per_token.values()] == [6]
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text; version=abc", "*/*"]
+)
+def test_no_accept_header_breaks_it(served, accept):
+    assert served.http.get("/metrics", headers={"Accept": accept}).status_code == 200
+
+
+def test_the_status_is_told_in_one_answer(served):
+    told_of = served.http.get("/status").json()
+    assert told_of["health"]["status"] == served.http.get("/health").json()["status"]
+    assert {"memory_total", "memory_available"} <= {reading["name"] for reading in told_of["readings"]}
+    assert told_of["errors"] == []
+    assert served.chat(temperature=9).status_code == 400
+    assert served.http.get("/status").json()["errors"] == []
 
 
 def test_what_clients_make_up_is_one_label(served):
@@ -155,7 +207,8 @@ def test_what_is_no_answer_has_no_tokens_in_the_log(served):
 def test_the_dashboard_reads_what_is_there(served):
     served.chat()
     served.chat(stream=True)
-    there = {name.split("{")[0] for name in told(served)}
+    samples = told(served)
+    there = {name.split("{")[0] for name in samples}
     # Of the board's own, a machine for tests may have none.
     there |= {"gemma3n_temperature_celsius", "gemma3n_power_watts"}
     dashboard = json.loads(DASHBOARD.read_text())
@@ -165,6 +218,11 @@ def test_the_dashboard_reads_what_is_there(served):
         assert panel["title"]
         assert panel["targets"]
         for target in panel["targets"]:
+            # Labels that a query groups or a legend names are those of the samples.
+            labels = set(re.findall(r"by \((.*?)\)", target["expr"])) - {"le"}
+            labels |= set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            for label in {name for group in labels for name in group.split(", ")} - {"instance", "sensor"}:
+                assert any(re.search(rf"[{{,]{label}=", sample) for sample in samples), label
             names = set(re.findall(r"\b(?:gemma3n|gen_ai|process)_\w+(?=[{\[) ]|$)", target["expr"]))
             assert names, target["expr"]
             assert names <= there, target["expr"]

@@ -21,7 +21,7 @@ def chunk(text: str) -> ChatCompletionChunk:
 
 async def frames_of(chunks: AsyncGenerator[ChatCompletionChunk, None]) -> list[bytes]:
     resp = Response()
-    await sse.stream(resp, chunks, ping_interval_s=0.01)
+    await sse.stream({}, resp, chunks, ping_interval_s=0.01)
     return [frame async for frame in resp.stream]
 
 
@@ -34,7 +34,7 @@ def test_silence_is_filled_with_comments():
             yield chunk("a")
 
         resp = Response()
-        await sse.stream(resp, slow(), ping_interval_s=0.01)
+        await sse.stream({}, resp, slow(), ping_interval_s=0.01)
         frames = [await anext(resp.stream), await anext(resp.stream)]
         spoken.set()
         return frames + [frame async for frame in resp.stream]
@@ -66,7 +66,7 @@ def test_closing_the_stream_closes_what_feeds_it():
                 closed.append(True)
 
         resp = Response()
-        await sse.stream(resp, endless())
+        await sse.stream({}, resp, endless())
         await anext(resp.stream)
         await resp.stream.close()
 
@@ -84,7 +84,7 @@ def test_a_stream_of_typed_events_ends_without_a_word_or_with_an_event_of_its_ow
 
     async def frames(error: Exception | None) -> list[bytes]:
         resp = Response()
-        await sse.stream(resp, said(error), is_typed=True)
+        await sse.stream({}, resp, said(error), is_typed=True)
         return [frame async for frame in resp.stream]
 
     whole = asyncio.run(frames(None))

@@ -40,6 +40,8 @@ OPERATIONS = [
     ("/v1/models/{name}", "GET"),
     ("/tokenize", "POST"),
     ("/detokenize", "POST"),
+    ("/metrics", "GET"),
+    ("/status", "GET"),
     ("/health", "GET"),
     ("/health/ready", "GET"),
 ]

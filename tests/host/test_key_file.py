@@ -1,6 +1,9 @@
 """API keys at rest."""
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -93,11 +96,9 @@ def test_where_a_file_breaks_the_keys_stay_and_the_log_says_so_once(path):
         path.write_text("nonsense\n")
         assert ring.find(key)
         assert ring.find(key)
-        path.unlink()
-        assert ring.find(key)
-        assert ring.find(key)
-    assert [line["event"] for line in logs] == ["keys_not_reloaded"] * 2
+    assert [line["event"] for line in logs] == ["keys_not_reloaded"]
     assert "line 1" in logs[0]["reason"]
+    path.unlink()
     newer = key_file.add(path, "newer")
     assert ring.find(newer)
     assert ring.find(key) is None
@@ -125,18 +126,65 @@ def test_a_line_that_is_none_is_named(path, line, says):
         key_file.add(path, "second")
 
 
-def test_a_file_that_is_not_there_is_no_reason_to_let_anybody_in(path):
-    with pytest.raises(KeyFileError, match="key new"):
-        KeyRing(path)
-
-
-def test_a_file_without_keys_lets_nobody_in(path):
-    path.parent.mkdir()
+def test_where_there_are_no_keys_nobody_gets_in_until_there_is_one(path):
+    with capture_logs() as logs:
+        ring = KeyRing(path)
+        assert ring.find("") is None
+    assert [line["event"] for line in logs] == ["no_api_keys"]
+    key = key_file.add(path, "first")
+    assert ring.find(key)
+    path.unlink()
+    assert ring.find(key) is None
     path.write_bytes(b"")
     assert KeyRing(path).find("") is None
+
+
+def test_what_cannot_be_read_is_no_file_without_keys(path):
+    path.mkdir(parents=True)
+    with pytest.raises(KeyFileError, match="let the server's user read it"):
+        KeyRing(path)
+    path.rmdir()
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(KeyFileError, match="UTF-8"):
         KeyRing(path)
+
+
+def test_once_a_file_may_be_read_again_it_counts_as_it_is(path, monkeypatch):
+    key = key_file.add(path, "first")
+    ring = KeyRing(path)
+    key_file.revoke(path, "first")
+    known = Path.read_text
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with capture_logs() as logs:
+        assert ring.find(key)
+        assert ring.find(key)
+    assert [line["event"] for line in logs] == ["keys_not_reloaded"]
+    monkeypatch.setattr(Path, "read_text", known)
+    path.chmod(0o640)
+    assert ring.find(key) is None
+
+
+def test_keys_that_are_made_at_the_same_time_are_all_there(path):
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda name: key_file.add(path, name), [f"k{i}" for i in range(24)]))
+    ring = KeyRing(path)
+    assert all(ring.find(key) for key in keys)
+
+
+def test_a_file_keeps_its_owner_and_the_name_that_it_is_linked_by(path, tmp_path, monkeypatch):
+    key_file.add(path, "a")
+    owners = []
+    monkeypatch.setattr(os, "chown", lambda _file, user, group: owners.append((user, group)))
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    key_file.add(link, "b")
+    assert link.is_symlink()
+    assert [record.name for record in key_file.read(path)] == ["a", "b"]
+    assert owners == [(path.stat().st_uid, path.stat().st_gid)]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a#b", "ä", "a/b", "x" * 65, "a\n"])
@@ -152,7 +200,7 @@ def test_names_are_taken_once_and_only_what_is_there_is_revoked(path):
         key_file.add(path, "laptop")
     with pytest.raises(KeyFileError, match="no key desk"):
         key_file.revoke(path, "desk")
-    with pytest.raises(KeyFileError, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="no key laptop"):
         key_file.revoke(path.with_name("other"), "laptop")
 
 

@@ -44,6 +44,25 @@ def test_memory_temperatures_and_power_are_read(system):
     ]
 
 
+def test_sensors_of_one_name_are_told_apart(system):
+    for i in range(2):
+        system(
+            **{
+                f"thermal__thermal_zone{i}__type": "acpitz",
+                f"thermal__thermal_zone{i}__temp": "1000",
+                f"hwmon__hwmon{i}__in1_label": "VDD",
+                f"hwmon__hwmon{i}__in1_input": "1",
+                f"hwmon__hwmon{i}__curr1_input": "1",
+            }
+        )
+    assert [reading.sensor for reading in sensors.readings()] == [
+        "acpitz",
+        "acpitz thermal_zone1",
+        "VDD",
+        "VDD hwmon1-1",
+    ]
+
+
 def test_what_cannot_be_read_is_left_out(system, tmp_path):
     system(
         thermal__thermal_zone0__type="off",

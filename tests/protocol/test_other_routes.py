@@ -53,6 +53,8 @@ def test_what_another_route_would_do_is_refused(to: Any, fields: dict[str, Any],
     [
         (CHAT, {"input": None, "max_output_tokens": None, "truncation": "disabled", "suffix": ""}),
         (TEXT, {"tools": [], "tool_choice": "auto", "metadata": {"a": "b"}, "store": True}),
+        (RESPONSE, {"best_of": 1, "reasoning_effort": "none"}),
+        (CHAT, {"text": {"format": {"type": "text"}}, "reasoning": {"effort": "none"}}),
         (TEXT, {"top_logprobs": 0, "logprobs": 2, "later": 1}),
         (RESPONSE, {"n": 1, "logprobs": False, "response_format": {"type": "text"}, "later": 1}),
     ],
