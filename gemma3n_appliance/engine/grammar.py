@@ -66,17 +66,17 @@ class Guide:
         self.coming: Future[bytes] = Future()
         self.coming.set_result(first)
 
-    def allowed(self, wait_s: float = 0.0) -> bytes | None:
-        """Returns what may come next; None if that is still being found out after ``wait_s``.
+    def allowed(self) -> bytes | None:
+        """Returns what may come next; None while that is being found out.
 
         Raises:
             GrammarError: it would take too long to find out.
             EngineError: finding out failed.
         """
-        try:
-            return self.coming.result(wait_s)
-        except concurrent.futures.TimeoutError:
+        if not self.coming.done():
             return None
+        try:
+            return self.coming.result()
         except ApplianceError as error:
             raise error.anew() from None
 

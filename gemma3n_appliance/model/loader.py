@@ -71,6 +71,11 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
             has_vision=parts.encoder is not None,
             has_audio=parts.encoder is not None,
         )
+    _tell(directory, settings, parts, loaded, time.monotonic() - started)
+    return loaded
+
+
+def _tell(directory: Path, settings: Settings, parts: Parts, loaded: LoadedModel, load_s: float) -> None:
     log.info(
         "model loaded",
         directory=str(directory),
@@ -82,9 +87,8 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
         left_on_disk_mb=parts.num_bytes_left_on_disk // 2**20,
         num_slots=loaded.runner.num_slots,
         max_context=loaded.runner.max_context,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(load_s, 1),
     )
-    return loaded
 
 
 def _parts(directory: Path, config: Config, device: torch.device, settings: Settings) -> Parts:

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from gemma3n_appliance.engine.grammar import Grammars, GrammarSource
+from gemma3n_appliance.engine.grammar import Grammars, GrammarSource, wait_for_any
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import (
     ContextLengthError,
@@ -316,7 +316,10 @@ class Slow:
         return Future() if self.is_thinking else self.inner.coming
 
     def allowed(self):
-        return None if self.is_thinking else self.inner.allowed(20)
+        if self.is_thinking:
+            return None
+        wait_for_any([self.inner], 20)
+        return self.inner.allowed()
 
     def accept(self, token_id):
         self.inner.accept(token_id)
