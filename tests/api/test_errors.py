@@ -60,7 +60,8 @@ def test_a_refusal_has_a_status_of_its_own_in_both_modes(served: Served, fields,
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("GET", "/v2/models", 404, "not_found"),
         ("POST", "/v1/nothing", 404, "not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
