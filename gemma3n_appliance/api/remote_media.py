@@ -5,6 +5,8 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import anyio
 import httpcore2
@@ -21,6 +23,7 @@ MAX_REDIRECTS = 3
 # For all pictures of a request together.
 FETCH_S = 30.0
 CONNECT_S = 5.0
+NUM_LOOKUPS = 4
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS: dict[bytes | str, bytes | str] = {
@@ -42,6 +45,8 @@ class RemoteMedia:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._backend = _GuardedBackend(networks)
+        # Reading the certificates takes some hundredths of a second.
+        self._ssl_context = ssl.create_default_context()
 
     async def fetch(self, pictures: Mapping[str, str], max_mb: int) -> dict[str, bytes]:
         """Returns what is at each URL, of which ``pictures`` has the paths in the request.
@@ -59,7 +64,7 @@ class RemoteMedia:
         fetched: dict[str, bytes] = {}
         room = max_mb * 1024 * 1024
         async with httpcore2.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=self._backend
+            ssl_context=self._ssl_context, network_backend=self._backend
         ) as pool:
             deadline_s = asyncio.get_running_loop().time() + FETCH_S
             for url, param in pictures.items():
@@ -77,6 +82,8 @@ class _GuardedBackend(httpcore2.AnyIOBackend):
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
+        # Threads of their own: a name that nobody answers for holds one for long after it has been given up.
+        self._lookups = ThreadPoolExecutor(NUM_LOOKUPS, thread_name_prefix="lookup")
 
     async def connect_tcp(
         self,
@@ -87,7 +94,8 @@ class _GuardedBackend(httpcore2.AnyIOBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Raises _ForbiddenAddressError if the name means, whatever else it may mean, what is forbidden."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._lookups, look_up)
         addresses = [str(each[4][0]) for each in found]
         if not all(is_allowed(ipaddress.ip_address(address), self._networks) for address in addresses):
             raise _ForbiddenAddressError(host)

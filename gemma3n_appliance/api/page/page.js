@@ -86,6 +86,7 @@ function addAttachment(part, preview, name) {
   remove.addEventListener("click", () => {
     attachments = attachments.filter((other) => other !== attachment);
     item.remove();
+    if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
     byId("text").focus();
   });
   attachments.push(attachment);
