@@ -3,8 +3,9 @@
 import base64
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from falcon.asgi import Request, Response
 
@@ -67,9 +68,13 @@ class KeyGate:
             return
         try:
             key = scope[_KEY] = self._find(scope)
-            self._check_room(key)
+            if not _only_looks(scope):
+                self._check_room(key)
         except ApplianceError as error:
             scope[_REFUSAL] = error
+            await self._app(scope, receive, send)
+            return
+        if _only_looks(scope):
             await self._app(scope, receive, send)
             return
         self._num_running[key.name] += 1
@@ -125,15 +130,35 @@ def _is_open(scope: Scope) -> bool:
     return scope["type"] != "http" or scope["method"] == "OPTIONS" or scope["path"].rstrip("/") in _OPEN
 
 
+def _only_looks(scope: Scope) -> bool:
+    """Returns whether a request costs next to nothing: a page asks several such at once, beside an answer."""
+    return scope["method"] in ("GET", "HEAD")
+
+
+def _is_of_own_page(method: str, headers: Mapping[bytes, str]) -> bool:
+    """Returns whether a browser asks for a person or for our own page, and not for another site's.
+
+    It sends a password that it knows with whatever any page has it ask for. Of its hints, ``Sec-Fetch-Site``
+    comes by https and to this machine itself alone, and ``Origin`` with all that could change something.
+    """
+    origin = headers.get(b"origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
+        return False
+    is_followed_link = (
+        method == "GET"
+        and headers.get(b"sec-fetch-mode") == "navigate"
+        and headers.get(b"sec-fetch-dest") == "document"
+    )
+    return headers.get(b"sec-fetch-site", "none") in ("none", "same-origin") or is_followed_link
+
+
 def _presented(scope: Scope) -> str | None:
     """Returns the key in the header, if there is one: as programs send it, or as browsers send passwords."""
     headers = {name: str(value, "latin-1") for name, value in scope["headers"]}
     scheme, _, told = headers.get(b"authorization", "").partition(" ")
     if scheme.lower() == "bearer":  # RFC 6750, 2.1
         return told.strip() or None
-    # A browser sends a password that it knows with whatever another site's page has it ask for.
-    is_of_other_site = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
-    if scheme.lower() == "basic" and not is_of_other_site:  # RFC 7617
+    if scheme.lower() == "basic" and _is_of_own_page(scope["method"], headers):  # RFC 7617
         with contextlib.suppress(ValueError):
             return base64.b64decode(told.strip(), validate=True).decode().partition(":")[2] or None
     return None

@@ -14,6 +14,7 @@ import httpx2
 
 from .. import __version__
 from ..errors import InvalidRequestError
+from .workers import Workers
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -24,6 +25,7 @@ MAX_REDIRECTS = 3
 FETCH_S = 30.0
 CONNECT_S = 5.0
 NUM_LOOKUPS = 4
+NUM_FETCHERS = 4
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS: dict[bytes | str, bytes | str] = {
@@ -32,8 +34,16 @@ _HEADERS: dict[bytes | str, bytes | str] = {
     "User-Agent": f"gemma3n-appliance/{__version__}",
 }
 _TIMEOUTS = {"timeout": {"connect": CONNECT_S, "read": FETCH_S, "write": CONNECT_S, "pool": FETCH_S}}
-# In whose addresses one of IPv4 stands last: deprecated, mapped, and two of NAT64 (RFC 6052, 8215).
-_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/96")))
+# In whose addresses one of IPv4 stands last: deprecated, mapped, translated, of NAT64 (RFC 6052, 8215).
+_HOLD_IPV4 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/96"),
+    )
+)
+# What Python takes for public and is not: site-local addresses, as they once were.
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_NEVER = (ipaddress.IPv6Network("fec0::/10"),)
 
 
 class RemoteMedia:
@@ -47,6 +57,8 @@ class RemoteMedia:
         self._backend = _GuardedBackend(networks)
         # Reading the certificates takes some hundredths of a second.
         self._ssl_context = ssl.create_default_context()
+        # Not in the server's own event loop: what comes may be written so that it takes long to read.
+        self._workers = Workers(NUM_FETCHERS)
 
     async def fetch(self, pictures: Mapping[str, str], max_mb: int) -> dict[str, bytes]:
         """Returns what is at each URL, of which ``pictures`` has the paths in the request.
@@ -61,8 +73,10 @@ class RemoteMedia:
                 "themselves, as data: URLs.",
                 param=param,
             )
+        return await self._workers.run(lambda: asyncio.run(self._fetch_all(pictures, max_mb * 1024 * 1024)))
+
+    async def _fetch_all(self, pictures: Mapping[str, str], room: int) -> dict[str, bytes]:
         fetched: dict[str, bytes] = {}
-        room = max_mb * 1024 * 1024
         async with httpcore2.AsyncConnectionPool(
             ssl_context=self._ssl_context, network_backend=self._backend
         ) as pool:
@@ -96,10 +110,15 @@ class _GuardedBackend(httpcore2.AnyIOBackend):
         """Raises _ForbiddenAddressError if the name means, whatever else it may mean, what is forbidden."""
         look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         found = await asyncio.get_running_loop().run_in_executor(self._lookups, look_up)
-        addresses = [str(each[4][0]) for each in found]
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         if not all(is_allowed(ipaddress.ip_address(address), self._networks) for address in addresses):
             raise _ForbiddenAddressError(host)
-        return await super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        for address in addresses[:-1]:
+            try:
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):  # noqa: PERF203 - the next may be better
+                continue
+        return await super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
 
 
 def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
@@ -107,8 +126,12 @@ def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
     if any(address in network for network in networks):
         return True
     if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _NEVER):
+            return False
         if any(address in network for network in _HOLD_IPV4):
             return is_allowed(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF), networks)
+        if address in _LOCAL_NAT64:
+            return False
         if address.sixtofour is not None:
             return is_allowed(address.sixtofour, networks)
     return address.is_global and not address.is_multicast
@@ -132,6 +155,8 @@ async def _fetch(
 
 async def _follow(pool: httpcore2.AsyncConnectionPool, url: httpx2.URL, param: str, room: int) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
+        if url.port is not None and not 0 < url.port < 65536:
+            raise _refusal("is no URL", param)
         if url.scheme not in ("http", "https") or not url.host:
             raise _refusal(f"leads to a URL of {url.scheme}: this server fetches by http and https", param)
         async with pool.stream("GET", _plain(url), headers=_HEADERS, extensions=_TIMEOUTS) as response:

@@ -17,9 +17,9 @@ T = TypeVar("T")
 class Workers:
     """A pool of its own: a thread runs on when its client hangs up, and must not make room for another."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="prompt")
-        self._free = asyncio.Semaphore(NUM_THREADS)
+    def __init__(self, num_threads: int = NUM_THREADS) -> None:
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prompt")
+        self._free = asyncio.Semaphore(num_threads)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs the function in a thread, with this task's log context; waits in line if all are busy."""

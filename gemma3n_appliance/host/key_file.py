@@ -187,7 +187,10 @@ def _replace(path: Path, lines: list[str]) -> None:
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut might leave an empty file, which lets nobody in
         partial.chmod(0o644)
         if path.exists():
             before = path.stat()

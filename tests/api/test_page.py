@@ -22,9 +22,12 @@ CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 @pytest.fixture(scope="module")
 def browser():
     microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    names = ["--host-resolver-rules=MAP *.test 127.0.0.1"]
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *microphone])
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", *microphone, *names]
+            )
         except Exception as error:
             if os.environ.get("GEMMA3N_CI"):
                 raise
@@ -238,6 +241,70 @@ def test_what_goes_wrong_is_told_and_can_be_sent_again(serve, open_page):
     expect(page.get_by_role("status")).to_contain_text("does not answer")
 
 
+def test_what_is_typed_during_an_answer_stays_beside_a_question_that_failed(serve, speaker, open_page):
+    speaker.may_decode.clear()
+    speaker.prefill_error = RuntimeError("broken")
+    page = open_page(serve())
+    page.expected = ["500"]
+    page.route("**/v1/chat/completions", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    ask(page, "First.")
+    page.get_by_role("textbox", name="Message").fill("Second.")
+    expect(page.get_by_role("alert")).to_contain_text("engine failed")
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("First.\nSecond.")
+
+
+def test_whoever_reads_further_up_is_left_there(serve, speaker, open_page):
+    speaker.answer = "word " * 150
+    speaker.answer_endlessly = False
+    page = open_page(serve(), viewport={"width": 400, "height": 500})
+    ask(page, "Hi " * 150)
+    expect(answers(page)).to_have_count(1)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    log = page.get_by_role("log")
+    assert log.evaluate("log => log.scrollTop > 0")
+    speaker.answer_endlessly = True
+    ask(page, "More")
+    expect(answers(page).last).to_have_text(re.compile("!"))
+    log.evaluate("log => { log.style.scrollBehavior = 'auto'; log.scrollTop = 0; }")
+    page.wait_for_timeout(500)
+    assert log.evaluate("log => log.scrollTop") == 0
+
+
+def test_the_keyboard_keeps_its_place(serve, speaker, open_page):
+    speaker.may_decode.clear()
+    page = open_page(serve())
+    page.get_by_role("textbox", name="Message").fill("Hi")
+    page.get_by_role("button", name="Send").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="Message")).to_be_focused()
+    page.get_by_role("button", name="Stop", exact=True).focus()
+    speaker.may_decode.set()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    expect(page.get_by_role("textbox", name="Message")).to_be_focused()
+
+
+def test_two_clicks_on_the_microphone_are_one_recording(sensing, open_page):
+    page = open_page(sensing)
+    page.evaluate(
+        """() => {
+            window.streams = [];
+            const known = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+                await new Promise((go) => setTimeout(go, 200));
+                window.streams.push(await known(wanted));
+                return window.streams.at(-1);
+            };
+        }"""
+    )
+    page.evaluate("() => { for (let i = 0; i < 2; i++) document.getElementById('record').click(); }")
+    expect(page.locator("#record")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(500)
+    page.locator("#record").click()
+    expect(page.get_by_role("button", name="Remove recording")).to_be_visible()
+    tracks = page.evaluate("() => window.streams.map((s) => s.getTracks().map((t) => t.readyState))")
+    assert tracks == [["ended"]]
+
+
 def test_the_last_errors_are_listed(serve, speaker, open_page):
     speaker.fail_after = 3
     page = open_page(serve())
@@ -248,7 +315,7 @@ def test_the_last_errors_are_listed(serve, speaker, open_page):
 
 
 def test_where_keys_are_set_the_browser_asks_for_one(serve, tmp_path, open_page):
-    key = key_file.add(tmp_path / "keys", "me")
+    key = key_file.add(tmp_path / "keys", "me", max_concurrent=1)
     served = serve(api_keys_file=tmp_path / "keys")
     for path in ("/", "/page.js", "/page.css", "/status"):
         assert served.http.get(path).status_code == 401
@@ -256,6 +323,34 @@ def test_where_keys_are_set_the_browser_asks_for_one(serve, tmp_path, open_page)
     ask(page, "Hi")
     expect(answers(page)).to_have_text(["Hello there."])
     expect(page.get_by_role("region", name="Appliance")).to_contain_text("0 of 2 slots")
+
+
+FOREIGN = """async (board) => {
+    const body = new Blob([JSON.stringify({model: "gemma3n", messages: [{role: "user", content: "Hi"}]})]);
+    const blindly = {mode: "no-cors", credentials: "include"};
+    await fetch(`${board}/v1/chat/completions`, {method: "POST", body, ...blindly});
+    await fetch(`${board}/status`, blindly);
+}"""
+
+
+def test_no_other_page_spends_a_key_that_the_browser_knows(serve, speaker, tmp_path, browser):
+    key = key_file.add(tmp_path / "keys", "me")
+    served, other = serve(api_keys_file=tmp_path / "keys"), serve()
+    context = browser.new_context(http_credentials={"username": "me", "password": key})
+    try:
+        page = context.new_page()
+        # Names, as by plain http a browser tells nothing of where a request comes from.
+        board = f"http://board.test:{served.port}"
+        page.goto(board)
+        expect(page.get_by_role("status")).to_contain_text("ready")
+        page.goto(f"http://other.test:{other.port}/health")
+        page.evaluate(FOREIGN, board)
+        assert speaker.requests == []
+        page.set_content(f'<a href="{board}/">there</a>')
+        page.get_by_role("link").click()
+        expect(page.get_by_role("status")).to_contain_text("ready")
+    finally:
+        context.close()
 
 
 def test_nothing_foreign_runs_in_it(served, open_page):

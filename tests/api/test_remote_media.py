@@ -54,6 +54,16 @@ class Pictures(BaseHTTPRequestHandler):
         except OSError:
             pass
 
+    def _crumbs(self, _rest):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while not self.server.done.is_set():
+                self.wfile.write(b"1\r\nx\r\n" * 10_000)
+        except OSError:
+            pass
+
     def _slow(self, _rest):
         self.send_response(200)
         self.end_headers()
@@ -159,6 +169,7 @@ def test_a_redirect_is_followed_and_looked_at_again(fetching, pictures):
         *("10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1"),
         *("255.255.255.255", "198.18.0.1", "192.0.2.1", "240.0.0.1"),
         *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[fe80::1]", "[fc00::1]", "[ff02::1]"),
+        *("[::ffff:0:10.0.0.1]", "[64:ff9b:1:1::1]", "[fec0::1]"),
         *("[64:ff9b::10.0.0.1]", "[64:ff9b:1::10.0.0.1]", "[2002:7f00:1::]", "[fd00:ec2::254]"),
     ],
 )
@@ -211,7 +222,16 @@ def test_what_cannot_be_fetched_is_named(fetching, pictures, path, says):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "http://[::1", "http:///x", "https://a b/", "http://x.invalid/", "http://a\0b/"]
+    "url",
+    [
+        "http://",
+        "http://[::1",
+        "http:///x",
+        "https://a b/",
+        "http://x.invalid/",
+        "http://a\0b/",
+        "http://127.0.0.1:99999/",
+    ],
 )
 def test_what_is_no_url_is_refused(fetching, url):
     refusal(ask(fetching, url))
@@ -239,6 +259,19 @@ def test_there_is_an_end_of_waiting_and_of_pictures(fetching, pictures, monkeypa
     many = [f"{pictures.url}/picture/{i}" for i in range(17)]
     assert "16" in refusal(ask(fetching, *many), "messages[0].content[17].image_url")
     assert len(pictures.asked) == 1
+
+
+def test_what_takes_long_to_read_is_read_beside_the_server_s_own_event_loop(fetching, pictures, monkeypatch):
+    monkeypatch.setattr(remote_media, "FETCH_S", 1.0)
+    known, threads = remote_media._read, []
+
+    async def read(*args):
+        threads.append(threading.current_thread().name)
+        return await known(*args)
+
+    monkeypatch.setattr(remote_media, "_read", read)
+    assert "too long" in refusal(ask(fetching, f"{pictures.url}/crumbs"))
+    assert [name.split("_")[0] for name in threads] == ["prompt"]
 
 
 def test_a_port_where_nobody_answers_is_told(fetching):

@@ -2,9 +2,11 @@
 "use strict";
 
 const REFRESH_MS = 2000;
+const PATIENCE_MS = 5000;
 const LARGEST_SIDE = 1024;
 const SAMPLE_RATE = 16000;
 const LONGEST_CLIP_S = 30;
+const NEAR_THE_END = 40;
 
 const byId = (id) => document.getElementById(id);
 const element = (name, text = "", properties = {}) =>
@@ -61,7 +63,7 @@ function say(id, text) {
 async function refresh() {
   if (document.hidden) return;
   try {
-    const reply = await fetch("status");
+    const reply = await fetch("status", { signal: AbortSignal.timeout(PATIENCE_MS) });
     if (!reply.ok) throw new Error(`the answer is ${reply.status}`);
     showState(await reply.json());
   } catch (error) {
@@ -106,7 +108,7 @@ async function addPicture(file) {
     context.fillStyle = "white";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    const url = canvas.toDataURL("image/png");
+    const url = canvas.toDataURL("image/jpeg", 0.9);
     const name = file.name || "picture";
     addAttachment({ type: "image_url", image_url: { url } }, element("img", "", { src: url, alt: name }), name);
     say("notice", "");
@@ -115,9 +117,12 @@ async function addPicture(file) {
   }
 }
 
+// One after the other, so that they stay in order; a message waits for those that are still being read.
+let reading = Promise.resolve();
+
 function addPictures(files) {
   const pictures = [...files].filter((file) => file.type.startsWith("image/"));
-  pictures.forEach(addPicture);
+  for (const file of pictures) reading = reading.then(() => addPicture(file));
   return pictures.length > 0;
 }
 
@@ -134,20 +139,23 @@ async function toggleRecording() {
     say("notice", "Browsers lend the microphone to pages by https or from this machine itself only.");
     return;
   }
+  // While the browser asks whether the page may, another click asks for nothing.
+  byId("record").disabled = true;
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     startRecording(stream);
   } catch (error) {
     say("notice", `The microphone cannot be used: ${error.message}`);
   }
+  byId("record").disabled = false;
 }
 
 function startRecording(stream) {
   const pieces = [];
-  recorder = new MediaRecorder(stream);
-  const limit = setTimeout(() => recorder?.stop(), LONGEST_CLIP_S * 1000);
-  recorder.addEventListener("dataavailable", (event) => pieces.push(event.data));
-  recorder.addEventListener("stop", async () => {
+  const mine = new MediaRecorder(stream);
+  const limit = setTimeout(() => mine.stop(), LONGEST_CLIP_S * 1000);
+  mine.addEventListener("dataavailable", (event) => pieces.push(event.data));
+  mine.addEventListener("stop", async () => {
     clearTimeout(limit);
     stream.getTracks().forEach((track) => track.stop());
     recorder = null;
@@ -158,7 +166,8 @@ function startRecording(stream) {
       say("notice", "Nothing was recorded.");
     }
   });
-  recorder.start();
+  mine.start();
+  recorder = mine;
   showRecording(true);
 }
 
@@ -220,13 +229,26 @@ function showMessage(role, text, previews = []) {
   const paragraph = element("p", text);
   message.append(element("h3", role), ...previews, paragraph);
   byId("messages").append(message);
-  message.scrollIntoView({ block: "end" });
+  showEnd();
   return paragraph;
 }
 
+function showEnd() {
+  byId("messages").scrollTop = byId("messages").scrollHeight;
+}
+
+// Whoever has scrolled up to read something is left there.
+function write(paragraph, text) {
+  const { scrollTop, clientHeight, scrollHeight } = byId("messages");
+  paragraph.textContent = text;
+  if (scrollHeight - scrollTop - clientHeight < NEAR_THE_END) showEnd();
+}
+
 async function send() {
+  await reading;
   const text = byId("text").value.trim();
   if (asking || (!text && !attachments.length)) return;
+  byId("text").focus();
   const sent = attachments;
   const parts = sent.map(({ part }) => part);
   const content = parts.length ? [...parts, ...(text ? [{ type: "text", text }] : [])] : text;
@@ -238,7 +260,7 @@ async function send() {
   if (await answer([...history, { role: "user", content }])) return;
   // Nothing was said to it: it can be sent again.
   question.parentElement.remove();
-  byId("text").value ||= text;
+  byId("text").value = [text, byId("text").value].filter(Boolean).join("\n");
   sent.forEach(({ part, preview, name }) => addAttachment(part, preview, name));
 }
 
@@ -253,8 +275,7 @@ async function answer(messages) {
     for await (const chunk of chunks(messages, mine.signal)) {
       if (chunk.error) throw new Error(chunk.error.message);
       said += chunk.choices[0]?.delta.content ?? "";
-      paragraph.textContent = said;
-      paragraph.scrollIntoView({ block: "end" });
+      write(paragraph, said);
     }
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -277,7 +298,7 @@ async function* chunks(messages, signal) {
     body: JSON.stringify({ model: "gemma3n", stream: true, messages }),
     signal,
   });
-  if (!reply.ok) throw new Error((await reply.json()).error.message);
+  if (!reply.ok) throw new Error(await complaint(reply));
   let rest = "";
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
@@ -291,7 +312,14 @@ async function* chunks(messages, signal) {
   }
 }
 
+// A proxy before the server may answer in words of its own.
+async function complaint(reply) {
+  const body = await reply.json().catch(() => null);
+  return body?.error?.message ?? `The answer is ${reply.status} ${reply.statusText}.`;
+}
+
 function showAsking(isAsking) {
+  if (!isAsking && document.activeElement === byId("stop")) byId("text").focus();
   byId("send").disabled = isAsking;
   byId("stop").hidden = !isAsking;
   byId("messages").setAttribute("aria-busy", String(isAsking));
