@@ -144,7 +144,10 @@ class Models:
 
     def _our_step(self, cache: KVCache, slots: list[int], ids: list[list[int]]) -> list[int]:
         step = cache.step(slots, len(ids[0]))
-        logits = self._ours.logits(self._ours.forward(self._ours.embed(ids), step))
+        if step.num_new > 1:
+            logits = self._ours.logits(self._ours.forward(self._ours.embed(ids), step))
+        else:
+            logits = self._ours.decode([token_id for (token_id,) in ids], step)
         step.commit()
         return logits.argmax(dim=-1).tolist()
 

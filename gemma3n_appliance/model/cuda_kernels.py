@@ -1,51 +1,41 @@
-"""Our own CUDA kernels, see ``kernels.cu``: compiled at the first start on a GPU, and kept for the next.
+"""Our own CUDA kernels, see ``kernels``.
 
 As torch's own operations, a decode step of Gemma 3n is some 1,400 kernels of which most do next to nothing,
 and weights of few bits are read at a fraction of what memory allows.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import torch
 from torch import Tensor
 from transformers import Gemma3nTextConfig
 
-from . import nvrtc
-from .quantized_files import sync
-
-SOURCE = Path(__file__).with_name("kernels.cu")
+from . import cuda_source, nvrtc
+from .cuda_one_token import OneTokenKernels
+from .cuda_source import (
+    ATTENDING_WARPS,
+    KEYS_OF_A_PART,
+    LARGEST_HEAD,
+    MOST_PARTS,
+    MULTIPLYING_WARPS,
+    NUMBERS_OF_A_THREAD,
+    ROWS_OF_A_WARP,
+)
+from .cuda_weights import PACKINGS, Held
+from .kv_cache import CacheStep
+from .layer import NUM_ROWS, Rotation
+from .static_step import StaticStep
 
 # As many tokens as are multiplied at once.
 TOKENS_AT_ONCE = (8, 4, 2, 1)
-_MULTIPLYING_WARPS, _ROWS_OF_A_WARP = 4, 2
-_ATTENDING_WARPS = 4
-# A part of fewer keys costs as much; more parts are slow to put together.
-_KEYS_OF_A_PART = 32
-_FEWEST_PARTS, _MOST_PARTS = 8, 32
+_FEWEST_PARTS = 8
 _MOST_SLOTS, _MOST_KV_HEADS, _LARGEST_GROUP = 64, 8, 8
-_MOST_ROTATED, _LARGEST_HIDDEN_SIZE, _LARGEST_HEAD = 32, 8192, 256
+_MOST_ROTATED = 32
 _FLOAT_BYTES = 4
 
-Packing = Literal["numbers", "int8", "int4"]
-
 log = structlog.get_logger(__name__)
-
-
-def options(dtype: torch.dtype, group: int) -> list[str]:
-    """Returns what the source is compiled with; ``group`` is how many queries share a key."""
-    values = {
-        "BFLOAT16": int(dtype == torch.bfloat16),
-        "GROUP": group,
-        "MULTIPLYING_WARPS": _MULTIPLYING_WARPS,
-        "ROWS_OF_A_WARP": _ROWS_OF_A_WARP,
-        "ATTENDING_WARPS": _ATTENDING_WARPS,
-        "MOST_PARTS": _MOST_PARTS,
-    }
-    return [f"--define-macro={name}={value}" for name, value in values.items()]
 
 
 class CudaKernels:
@@ -54,22 +44,34 @@ class CudaKernels:
     def __init__(self, config: Gemma3nTextConfig, dtype: torch.dtype, cache_dir: Path | None) -> None:
         """Raises nvrtc.CudaError or OSError where they cannot be compiled."""
         group = config.num_attention_heads // config.num_key_value_heads
-        module = _module(options(dtype, group), cache_dir)
+        module = cuda_source.module(cuda_source.options(dtype, group), cache_dir)
         self._eps: float = config.rms_norm_eps
         self._hidden_size: int = config.hidden_size
-        self._rotate, self._attend, self._activate = map(module.kernel, ("rotate", "attend", "activate"))
-        self._predict, self._join, self._correct, self._spread = (
-            module.kernel(name, config.hidden_size * _FLOAT_BYTES)
-            for name in ("predict", "join", "correct", "spread")
+        self._rotate, self._activate, self._predict, self._join, self._correct, self._spread = map(
+            module.kernel, ("rotate", "activate", "predict", "join", "correct", "spread")
         )
+        self._begin, self._end = map(module.kernel, ("begin_streams", "end_streams"))
+        self._attend = module.kernel("attend", overlaps=True)
         self._multiply = {
-            (packing, num_tokens): module.kernel(f"multiply_{packing}_{num_tokens}")
-            for packing in ("numbers", "int8", "int4")
+            (packing, num_tokens): module.kernel(f"multiply_{packing}_{num_tokens}", overlaps=True)
+            for packing in PACKINGS
             for num_tokens in TOKENS_AT_ONCE
         }
-        self._ended = torch.zeros(_MOST_SLOTS * _MOST_KV_HEADS, dtype=torch.int32, device="cuda")
-        # Of each token's row, two numbers to a thread.
-        self._threads = min(1024, -(-config.hidden_size // 64) * 32)
+        self._ended = torch.zeros(_MOST_SLOTS * _MOST_KV_HEADS, dtype=torch.int32, device=nvrtc.DEVICE)
+        self._threads = -(-config.hidden_size // (32 * NUMBERS_OF_A_THREAD)) * 32
+        self.of_one = OneTokenKernels(module, config)
+
+    def begin(self, hidden: Tensor, projected: Tensor, smallest: float) -> Tensor:
+        """See `streams.Streams.begin`; no length is taken to be below ``smallest``."""
+        rows = hidden.new_empty(len(hidden), NUM_ROWS, self._hidden_size)
+        self._of_tokens(self._begin, hidden, projected, rows, smallest)
+        return rows
+
+    def end(self, rows: Tensor, others: Tensor, norm: Tensor, smallest: float) -> Tensor:
+        """See `streams.Streams.end`; no length is taken to be below ``smallest``."""
+        out = rows.new_empty(len(rows), self._hidden_size)
+        self._of_tokens(self._end, rows, others, norm, out, smallest)
+        return out
 
     def predict(
         self, rows: Tensor, router: Tensor, router_norm: Tensor, prediction: Tensor, norm: Tensor
@@ -96,13 +98,17 @@ class CudaKernels:
 
     def spread(self, rows: Tensor, added: Tensor, norm: Tensor) -> None:
         """Adds to all streams but the first."""
-        self._of_tokens(self._spread, rows, added, norm)
+        self._spread(
+            (len(rows), 1, 1),
+            (self._threads, 1, 1),
+            *(rows, added, added.stride(0), norm, self._hidden_size, self._eps),
+        )
 
     def activate(self, gate_and_up: Tensor, cutoff: float | None) -> Tensor:
         """Returns ``[num_tokens, size]`` of ``[num_tokens, 2 * size]``."""
         num_tokens, size = len(gate_and_up), gate_and_up.shape[1] // 2
         out = gate_and_up.new_empty(num_tokens, size)
-        threads = 256 if cutoff is None else 1024
+        threads = min(256 if cutoff is None else 1024, -(-size // 128) * 32)
         parts = -(-size // (4 * threads)) if cutoff is None else 1
         arguments = (gate_and_up, out, size, cutoff or 0.0, int(cutoff is not None))
         self._activate((num_tokens, parts, 1), (threads, 1, 1), *arguments)
@@ -112,7 +118,7 @@ class CudaKernels:
         self,
         projected: Tensor,
         norm: Tensor,
-        tables: tuple[Tensor, Tensor],
+        rotation: Rotation,
         slot_ids: Tensor,
         positions: Tensor,
         cache: Tensor,
@@ -125,10 +131,11 @@ class CudaKernels:
         """
         num_kv_heads, head_dim = cache.shape[3:]
         num_tokens = len(projected)
+        cosines, sines = rotation.of_kind
         queries = projected.new_empty(num_tokens, num_heads, head_dim)
         arguments = (
-            *(projected, projected.stride(0), norm, head_dim if norm.ndim > 1 else 0, *tables),
-            *(tables[0].shape[1], slot_ids, positions, num_tokens // len(slot_ids), queries, cache),
+            *(projected, projected.stride(0), norm, head_dim if norm.ndim > 1 else 0, cosines, sines),
+            *(cosines.stride(0), slot_ids, positions, num_tokens // len(slot_ids), queries, cache),
             *(cache.shape[1], num_heads, num_kv_heads, head_dim, self._eps),
         )
         self._rotate((num_tokens, 1, 1), (32 * num_rotated, 1, 1), *arguments)
@@ -136,72 +143,76 @@ class CudaKernels:
 
     def attend(
         self,
-        queries: Tensor,
+        projected: Tensor,
+        norm: Tensor,
+        rotation: Rotation,
+        step: CacheStep | StaticStep,
         cache: Tensor,
-        slot_ids: Tensor,
-        positions: Tensor,
+        num_heads: int,
         window: int | None,
-        longest: int,
+        *,
+        owns: bool,
     ) -> Tensor:
-        """Returns ``[batch, num_heads * head_dim]``: what one query of each slot sees."""
-        batch, num_heads, head_dim = queries.shape
-        num_kv_heads = cache.shape[3]
+        """Returns ``[batch, num_heads * head_dim]``: what one new token of each slot sees.
+
+        Writes its keys and values to the ``cache`` first, where the layer ``owns`` any.
+        """
+        num_kv_heads, head_dim = cache.shape[3:]
+        batch = len(projected)
+        cosines, sines = rotation.of_kind
         # As many for any length up to a power of two, so that a recorded step adds up as any other does.
-        most_seen = 1 << (min(longest, window or longest) - 1).bit_length()
-        num_parts = min(_MOST_PARTS, max(_FEWEST_PARTS, most_seen // _KEYS_OF_A_PART))
-        parts = queries.new_empty(batch * num_heads * num_parts * (head_dim + 2), dtype=torch.float32)
-        seen = queries.new_empty(batch, num_heads * head_dim)
+        most_seen = 1 << (min(step.longest, window or step.longest) - 1).bit_length()
+        num_parts = min(MOST_PARTS, max(_FEWEST_PARTS, most_seen // KEYS_OF_A_PART))
+        num_partial = batch * num_heads * num_parts * (head_dim + 2)
+        parts = projected.new_empty(num_partial, dtype=torch.float32)
+        seen = projected.new_empty(batch, num_heads * head_dim)
         arguments = (
-            *(queries, cache, slot_ids, positions, cache.shape[1], window or 0, parts, self._ended, seen),
-            *(num_kv_heads, head_dim),
+            *(projected, projected.stride(0), norm, head_dim if norm.ndim > 1 else 0, cosines, sines),
+            *(cosines.stride(0), step.slot_ids, step.positions, cache, cache.shape[1], int(owns)),
+            *(window or 0, parts, self._ended, seen, num_kv_heads, head_dim, self._eps),
         )
-        shared_bytes = _ATTENDING_WARPS * (num_heads // num_kv_heads) * head_dim * _FLOAT_BYTES
+        shared_bytes = ATTENDING_WARPS * (num_heads // num_kv_heads) * head_dim * _FLOAT_BYTES
         self._attend(
             (num_parts, num_kv_heads, batch),
-            (32 * _ATTENDING_WARPS, 1, 1),
+            (32 * ATTENDING_WARPS, 1, 1),
             *arguments,
             shared_bytes=shared_bytes,
         )
         return seen
 
     def multiply(
-        self,
-        packing: Packing,
-        x: Tensor,
-        weight: Tensor,
-        scales: Tensor | None,
-        factors: Tensor | None = None,
+        self, x: Tensor, held: Held, factors: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """Returns ``[num_tokens, num_outputs]`` for ``[num_tokens, num_inputs]``, 16 bytes at a time.
 
         With ``factors`` of the result's shape, it goes through gelu and is multiplied by them.
         """
         num_tokens, num_inputs = x.shape
-        out = x.new_empty(num_tokens, len(weight))
-        blocks = -(-len(weight) // (_MULTIPLYING_WARPS * _ROWS_OF_A_WARP))
+        out = x.new_empty(num_tokens, len(held)) if out is None else out
+        blocks = -(-len(held) // (MULTIPLYING_WARPS * ROWS_OF_A_WARP))
         start = 0
         while start < num_tokens:
             some = next(size for size in TOKENS_AT_ONCE if size <= num_tokens - start)
-            self._multiply[packing, some](
+            self._multiply[held.packing, some](
                 (blocks, 1, 1),
-                (32 * _MULTIPLYING_WARPS, 1, 1),
-                *(x[start:], x.stride(0), weight, scales, num_inputs, out[start:], len(weight)),
+                (32 * MULTIPLYING_WARPS, 1, 1),
+                *(x[start:], x.stride(0), held.weight, held.scales, num_inputs, out[start:], len(held)),
                 *((None, 0) if factors is None else (factors[start:], factors.stride(0))),
             )
             start += some
         return out
 
-    def _of_tokens(self, kernel: nvrtc.Kernel, first: Tensor, *others: Tensor) -> None:
-        kernel(
-            (len(first), 1, 1),
-            (self._threads, 1, 1),
-            *(first, *others, self._hidden_size, self._eps),
-            shared_bytes=self._hidden_size * _FLOAT_BYTES,
-        )
+    def _of_tokens(self, kernel: nvrtc.Kernel, first: Tensor, *others: nvrtc.Argument) -> None:
+        arguments = (first, *others, self._hidden_size, self._eps)
+        kernel((len(first), 1, 1), (self._threads, 1, 1), *arguments)
 
 
-def load(config: Gemma3nTextConfig, dtype: torch.dtype, cache_dir: Path | None) -> CudaKernels | None:
-    """Returns the kernels, or None where they cannot be had or do not suit the model; a warning says why."""
+def load(
+    config: Gemma3nTextConfig, dtype: torch.dtype, device: torch.device, cache_dir: Path | None
+) -> CudaKernels | None:
+    """Returns the kernels, or None: on a CPU, and where a warning says that they cannot be had."""
+    if device.type != "cuda":
+        return None
     if not _suits(config):
         log.warning("torch's kernels are used: ours do not suit this model's shape")
         return None
@@ -220,39 +231,11 @@ def _suits(config: Gemma3nTextConfig) -> bool:
     sizes = [config.hidden_size, *(of_layers if isinstance(of_layers, list) else [of_layers])]
     return (
         all(size % 4 == 0 for size in sizes)
-        and config.hidden_size <= _LARGEST_HIDDEN_SIZE
-        and config.head_dim % 8 == 0
-        and config.head_dim <= _LARGEST_HEAD
+        and config.hidden_size <= NUMBERS_OF_A_THREAD * cuda_source.TOKEN_THREADS
+        and config.head_dim % 16 == 0
+        and config.laurel_rank % 4 == 0
+        and config.head_dim <= LARGEST_HEAD
         and num_heads + 2 * num_kv_heads <= _MOST_ROTATED
         and num_kv_heads <= _MOST_KV_HEADS
         and num_heads // num_kv_heads <= _LARGEST_GROUP
     )
-
-
-def _module(given: list[str], cache_dir: Path | None) -> nvrtc.Module:
-    """Returns machine code on the current GPU; compiling takes half a minute on a board."""
-    source = SOURCE.read_text()
-    architecture = nvrtc.architecture()
-    made_of = repr((source, architecture, given, torch.version.cuda)).encode()
-    name = f"{hashlib.sha256(made_of).hexdigest()[:16]}.cubin"
-    file = cache_dir / "kernels" / name if cache_dir else None
-    if file and file.exists():
-        try:
-            return nvrtc.Module(file.read_bytes())
-        except (nvrtc.CudaError, OSError) as error:
-            log.warning("compiled kernels cannot be read: they are compiled again", reason=str(error))
-    image = nvrtc.compiled(source, architecture, given)
-    if file:
-        _keep(file, image)
-    return nvrtc.Module(image)
-
-
-def _keep(file: Path, image: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_bytes(image)
-        sync(partial)
-        partial.rename(file)
-    except OSError as error:
-        log.warning("compiled kernels are not kept: the next start compiles them again", reason=str(error))

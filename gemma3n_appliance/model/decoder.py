@@ -4,6 +4,7 @@ What it computes is transformers' ``Gemma3nTextModel``. What it leaves out: in a
 last that owns keys and values runs for the last token only, because nothing else of theirs is ever read.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ from .linear import Weights
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
 from .static_step import StaticStep
+from .streams import Streams
 
-_SMALLEST_MEAN_SQUARE = 1e-5
+_FEW = 64
 
 # Of a layer's shape and weights, and whether what corrects the streams is scaled.
 MakeLayer = Callable[[LayerShape, Weights, bool], Layer]
+# Of the hidden size, and the model's last norm.
+MakeStreams = Callable[[int, RMSNorm], Streams]
 
 
 class Decoder:
@@ -37,6 +41,7 @@ class Decoder:
         table: PerLayerTable,
         embedder: TokenEmbedder,
         make_layer: MakeLayer = Layer,
+        make_streams: MakeStreams = Streams,
     ) -> None:
         """``config`` must be one that `require_supported` lets pass."""
         self.config = config
@@ -60,14 +65,15 @@ class Decoder:
         self._frequencies = self._frequency_table()
         self._heads = {kind: self._heads_of(row) for row, kind in enumerate(self._kinds)}
         others = range(NUM_STREAMS - 1)
-        self._streams = weights.linear(
+        self._projections = weights.linear(
             "streams",
             lambda: torch.cat([weights(f"altup_projections.{i}.weight") for i in others]),
             fine=True,
         )
         # [3, hidden_size (in), hidden_size (out)]
         self._unembed = torch.stack([weights(f"altup_unembed_projections.{i}.weight").T for i in others])
-        self._norm = RMSNorm(weights("norm.weight"), config.rms_norm_eps)
+        last_norm = RMSNorm(weights("norm.weight"), config.rms_norm_eps)
+        self._streams = make_streams(config.hidden_size, last_norm)
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids; pictures and clips may then be put in their places."""
@@ -83,15 +89,33 @@ class Decoder:
         """
         tokens = self.tokens(embeddings)
         if step.num_new == 1:
-            return self.decode(tokens, step)
+            return self._decode(tokens, step)
         if len(step.slots) > 1:
             raise ValueError("A prompt is read for one slot at a time.")
         streams = self._remember(tokens, step)[-1:]
         step = step.last()
         return self._gather(self._upper.run(streams, tokens.last(), step, self._rotation(step)))
 
-    def decode(self, tokens: "Tokens", step: CacheStep | StaticStep) -> Tensor:
-        """Does the same for one new token of every slot; asks the host for nothing."""
+    def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
+        """See `parts.TextDecoder`."""
+        return self.logits(self.forward(self.embed([[token_id] for token_id in token_ids]), step))
+
+    def decode_text(self, ids: Tensor, rows: Tensor, step: StaticStep) -> Tensor:
+        """Does the same for ids ``[batch]`` that no tower embeds, and what `table_rows` has of them.
+
+        Asks the host for nothing.
+        """
+        return self.logits(self._decode(Tokens(self._embedder.of_text(ids), rows.to(self.dtype)), step))
+
+    def is_text(self, token_ids: Sequence[int]) -> bool:
+        """Whether no tower embeds any of these ids."""
+        return self._embedder.is_text(token_ids)
+
+    def table_rows(self, token_ids: Sequence[int], out: Tensor | None = None) -> Tensor:
+        """Returns tokens' rows of the per-layer table, on the host: ``[num_tokens, num_layers * width]``."""
+        return self._table.rows(token_ids, out)
+
+    def _decode(self, tokens: "Tokens", step: CacheStep | StaticStep) -> Tensor:
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
         return self._gather(self._upper.run(streams, tokens, step, rotation))
@@ -106,8 +130,16 @@ class Decoder:
 
     def tokens(self, embeddings: Embeddings) -> "Tokens":
         """Returns what the layers are given of these tokens, with their rows of the per-layer table."""
-        rows = self._table.rows(embeddings.flat_ids).to(self.device, self.dtype)
-        return Tokens(embeddings.hidden.flatten(0, 1), rows)
+        hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
+        if len(ids) <= _FEW:
+            return Tokens(hidden, self._on_device(self.table_rows(ids)))
+        # A text repeats itself: of what it is made of there is less to read.
+        unique, places = torch.unique(torch.tensor(ids), return_inverse=True)
+        rows = self._on_device(self.table_rows(unique.tolist()))
+        return Tokens(hidden, rows.index_select(0, places.to(self.device)))
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device, non_blocking=True).to(self.dtype)
 
     def _remember(self, tokens: "Tokens", step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
@@ -118,35 +150,20 @@ class Decoder:
         return streams
 
     def _expand(self, tokens: "Tokens") -> Tensor:
-        """Returns ``[num_tokens, 5, hidden_size]``: the embedding, and three projections as long as it.
+        """Returns ``[num_tokens, 5, hidden_size]``: the streams, as they begin."""
+        return self._streams.begin(tokens.hidden, self._projections(tokens.hidden))
 
-        The last row is any that is finite: the first layer overwrites it.
-        """
-        hidden = tokens.hidden
-        projected = self._streams(hidden).view(len(hidden), NUM_STREAMS - 1, -1)
-        scaled = projected * (_length(hidden)[:, None] / self._clamped_length(projected))
-        return torch.cat([hidden[:, None], scaled, hidden[:, None]], dim=1)
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Returns ``[num_tokens, hidden_size]``, what the streams end as."""
+        others = torch.bmm(rows[:, 1:NUM_STREAMS].transpose(0, 1), self._unembed)
+        return self._streams.end(rows, others)
 
-    def _gather(self, streams: Tensor) -> Tensor:
-        """Returns ``[num_tokens, hidden_size]``: the mean of the streams, made as long as the first."""
-        first = streams[:, 0]
-        others = torch.bmm(streams[:, 1:NUM_STREAMS].transpose(0, 1), self._unembed)
-        others = others * (_length(first) / self._clamped_length(others))
-        return self._norm((first + others.sum(dim=0)) / NUM_STREAMS)
-
-    def _clamped_length(self, x: Tensor) -> Tensor:
-        return _length(x).clamp(min=math.sqrt(_SMALLEST_MEAN_SQUARE * self.config.hidden_size))
-
-    def _rotation(self, step: CacheStep) -> dict[str, Rotation]:
-        """Returns cosines, and sines signed for a roll by half, by layer type.
-
-        Each is ``[num_tokens, heads, head_dim]``.
-        """
+    def _rotation(self, step: CacheStep | StaticStep) -> dict[str, Rotation]:
+        """Returns how far the new tokens' heads are turned, by layer type."""
         angles = step.positions.flatten()[:, None, None] * self._frequencies
-        tables = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        cosines, sines = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
         return {
-            kind: (tables[0].index_select(1, heads), tables[1].index_select(1, heads))
-            for kind, heads in self._heads.items()
+            kind: Rotation(cosines, sines, row, self._heads[kind]) for row, kind in enumerate(self._kinds)
         }
 
     def _frequency_table(self) -> Tensor:
@@ -188,6 +205,8 @@ class _Part:
         self._width = width
         if not layers:
             return
+        for before, layer in itertools.pairwise(layers):
+            layer.follow(before)
         start = layers[0].shape.index * width
         self._columns = slice(start, start + len(layers) * width)
         self._projection = weights.linear(
@@ -206,17 +225,13 @@ class _Part:
         per_layer = self._inputs(tokens)
         for number, layer in enumerate(self.layers):
             streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
-        return streams
+        return self.layers[-1].finish(streams)
 
     def _inputs(self, tokens: "Tokens") -> Tensor:
         """Returns ``[num_tokens, num_layers, width]``."""
         projected = self._projection(tokens.hidden).unflatten(1, (-1, self._width))
         rows = tokens.rows[:, self._columns].unflatten(1, (-1, self._width))
         return torch.add(self._norm(projected), rows, alpha=math.sqrt(self._width) * HALF_POWER)
-
-
-def _length(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
 def require_supported(config: Gemma3nTextConfig) -> None:

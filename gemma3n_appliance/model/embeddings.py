@@ -58,10 +58,20 @@ class TokenEmbedder:
         """Embeds ``[batch, num_new]`` ids."""
         on_host = torch.tensor(token_ids)
         ids = on_host.to(self.device)
-        hidden = self.weight.embed(ids, self.dtype) * self._scale
+        hidden = self.of_text(ids)
         for special in self._ranges:
             inside = (on_host >= special.start) & (on_host < special.end)
             if inside.any():
                 rows = inside.to(ids.device)
                 hidden[rows] = special.embed(ids[rows]).to(hidden.dtype)
         return Embeddings(hidden, token_ids)
+
+    def of_text(self, ids: Tensor) -> Tensor:
+        """Embeds ids that no tower embeds."""
+        return self.weight.embed(ids, self.dtype) * self._scale
+
+    def is_text(self, token_ids: Sequence[int]) -> bool:
+        """Whether no tower embeds any of them."""
+        return not any(
+            special.start <= token_id < special.end for special in self._ranges for token_id in token_ids
+        )

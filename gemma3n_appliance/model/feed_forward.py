@@ -8,7 +8,7 @@ from .linear import Dense, Linear, Weights
 
 # For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
 _FEW = 4
-_SPARSE = 0.9
+SPARSE = 0.9
 
 
 class FeedForward:
@@ -26,7 +26,7 @@ class FeedForward:
         self.gate_and_up = weights.linear("gate_and_up", both)
         self.down = weights.linear("down", lambda: weights("down_proj.weight"))
         self.cutoff = _cutoff(sparsity, dtype)
-        self._live = _live_neurons(self.gate_and_up, self.down) if sparsity >= _SPARSE else None
+        self._live = _live_neurons(self.gate_and_up, self.down) if sparsity >= SPARSE else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]`` for as many."""

@@ -16,6 +16,7 @@ FULL = "full_attention"
 SLIDING = "sliding_attention"
 
 _SMALLEST_CAPACITY = 256
+_MASK_STEP = 16
 
 
 def bytes_per_position(config: Gemma3nTextConfig, dtype: torch.dtype) -> int:
@@ -102,10 +103,7 @@ class KVCache:
 
     def step(self, slots: Sequence[int], num_new: int) -> "CacheStep":
         """Returns a view for one forward pass over ``num_new`` further positions of each of ``slots``."""
-        starts = tuple(self.lengths[slot] for slot in slots)
-        first = torch.tensor(starts, device=self.device)
-        positions = first[:, None] + torch.arange(num_new, device=self.device)
-        return CacheStep(self, tuple(slots), starts, num_new, positions)
+        return CacheStep(self, tuple(slots), tuple(self.lengths[slot] for slot in slots), num_new)
 
 
 @dataclass(frozen=True)
@@ -123,17 +121,35 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False)
-class CacheStep:
-    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on.
+class Blocks:
+    """Parts of a prompt that look at as many positions each, in layers that slide.
 
-    ``positions`` is int64 ``[batch, num_new]``.
+    They have ``size`` queries each and follow each other, as do the positions that they look at: the first
+    ``num_seen`` from ``start`` on, the next a window later. ``mask`` is what to add to scores, ``[size,
+    num_seen]``, or None where every query sees all that is not after it.
     """
+
+    queries: slice
+    size: int
+    start: int
+    num_seen: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class CacheStep:
+    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on."""
 
     cache: KVCache
     slots: tuple[int, ...]
     starts: tuple[int, ...]
     num_new: int
-    positions: Tensor
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The new ones, int64 ``[batch, num_new]``, where the cache is."""
+        first = torch.tensor(self.starts, device=self.cache.device)
+        return first[:, None] + torch.arange(self.num_new, device=self.cache.device)
 
     @property
     def longest(self) -> int:
@@ -150,6 +166,36 @@ class CacheStep:
         """What there is to see, by layer type."""
         return {FULL: self._span(None), SLIDING: self._span(self.cache.sliding_window)}
 
+    @cached_property
+    def blocks(self) -> list[Blocks]:
+        """A prompt longer than a window in parts of one, whose queries see keys of two windows at most."""
+        window, (start,) = self.cache.sliding_window, self.starts
+        end = self.num_new - self.num_new % window
+        # A GPU's attention copies a mask whose rows are not as long as that.
+        seen_first = max(0, start + 1 - window)
+        made = [self._blocks(slice(0, window), seen_first - seen_first % _MASK_STEP)]
+        if end > window:
+            made.append(self._blocks(slice(window, end), start))
+        if end < self.num_new:
+            made.append(self._blocks(slice(end, self.num_new), start + end - window))
+        return made
+
+    def _blocks(self, queries: slice, start: int) -> Blocks:
+        size = min(queries.stop - queries.start, self.cache.sliding_window)
+        first = self.starts[0] + queries.start
+        num_seen = first + size - start
+        mask = None if num_seen == size else self._window_mask(first, size, start, num_seen)
+        return Blocks(queries, size, start, num_seen, mask)
+
+    def _window_mask(self, first: int, num_queries: int, start: int, num_seen: int) -> Tensor:
+        queries = torch.arange(first, first + num_queries, device=self.cache.device)
+        behind = queries[:, None] - torch.arange(start, start + num_seen, device=self.cache.device)
+        return self._mask((behind >= 0) & (behind < self.cache.sliding_window))
+
+    def _mask(self, is_seen: Tensor) -> Tensor:
+        nothing = torch.zeros((), device=self.cache.device, dtype=self.cache.dtype)
+        return torch.where(is_seen, nothing, -torch.inf)
+
     def _span(self, window: int | None) -> Span:
         start = 0 if window is None else max(0, min(self.starts) + 1 - window)
         if self.num_new == 1 and len(set(self.starts)) == 1:
@@ -161,13 +207,12 @@ class CacheStep:
         is_seen = keys <= queries
         if window is not None:
             is_seen &= keys > queries - window
-        nothing = torch.zeros((), device=self.cache.device, dtype=self.cache.dtype)
-        return Span(start, self.longest, torch.where(is_seen, nothing, -torch.inf))
+        return Span(start, self.longest, self._mask(is_seen))
 
     def last(self) -> "CacheStep":
         """Returns a view for the last of the new positions alone."""
         starts = tuple(start + self.num_new - 1 for start in self.starts)
-        return CacheStep(self.cache, self.slots, starts, 1, self.positions[:, -1:])
+        return CacheStep(self.cache, self.slots, starts, 1)
 
     def write(self, owner: int, keys_and_values: Tensor) -> None:
         """Writes ``[batch * num_new, 2, kv_heads, head_dim]`` to the layer that owns them."""

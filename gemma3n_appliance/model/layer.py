@@ -9,6 +9,7 @@ Jetson beyond reading its weights is launching kernels: a test counts them.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,15 +17,38 @@ from torch.nn import functional
 from transformers import Gemma3nTextConfig
 
 from .feed_forward import FeedForward
-from .kv_cache import CacheStep
+from .kv_cache import SLIDING, Blocks, CacheStep, Span
 from .linear import Weights
 from .rms_norm import RMSNorm
-
-Rotation = tuple[Tensor, Tensor]
 
 NUM_STREAMS = 4
 NUM_ROWS = NUM_STREAMS + 1
 HALF_POWER = math.sqrt(0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """How far tokens' heads are turned in layers of one type.
+
+    ``cosines``, and ``sines`` signed for a roll by half, are ``[num_tokens, kinds + 1, head_dim]``: a row for
+    each layer type, ``kind`` being this one's, and one that turns nothing, as of values. ``rows`` says which
+    of them the heads of queries, keys and values take.
+    """
+
+    cosines: Tensor
+    sines: Tensor
+    kind: int
+    rows: Tensor
+
+    @cached_property
+    def of_heads(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each ``[num_tokens, heads, head_dim]``."""
+        return self.cosines.index_select(1, self.rows), self.sines.index_select(1, self.rows)
+
+    @property
+    def of_kind(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of queries and keys, each ``[num_tokens, head_dim]``."""
+        return self.cosines[:, self.kind], self.sines[:, self.kind]
 
 
 @dataclass(frozen=True)
@@ -142,11 +166,17 @@ class Layer:
         keys = weight("self_attn.k_norm").expand(self.shape.num_kv_heads, -1)
         return torch.cat([queries.expand(self.shape.num_heads, -1), keys, torch.ones_like(keys)])
 
+    def follow(self, before: "Layer") -> None:
+        """Says which layer runs right before this one, with the same tokens."""
+
+    def finish(self, rows: Tensor) -> Tensor:
+        """Returns the streams, when no layer follows, with all that this one has left to the next."""
+        return rows
+
     def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
         """Runs ``[num_tokens, 5, hidden_size]`` through the layer, and may overwrite them.
 
-        ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer; ``rotation`` cosines and
-        signed sines for queries, keys and values, ``[num_tokens, heads, head_dim]``.
+        ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer.
         """
         rows = self._predict(rows)
         active = rows[:, 0]
@@ -195,7 +225,7 @@ class Layer:
         """Norms ``[num_tokens, heads, head_dim]``, and turns heads by their positions, values by nothing."""
         head_dim = self.shape.head_dim
         heads = norm(projected.view(len(projected), -1, head_dim))
-        cosines, sines = (table[:, which] for table in rotation)
+        cosines, sines = (table[:, which] for table in rotation.of_heads)
         return torch.addcmul(heads * cosines, heads.roll(head_dim // 2, -1), sines)
 
     def _attend(self, projected: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
@@ -211,6 +241,8 @@ class Layer:
         shape = self.shape
         group = shape.num_heads // shape.num_kv_heads
         queries = turned.reshape(-1, shape.num_kv_heads, group, shape.head_dim)
+        if step.num_new > 1 and shape.layer_type == SLIDING and step.num_new > step.cache.sliding_window:
+            return torch.cat([self._look_in_blocks(turned[x.queries], step, x) for x in step.blocks])
         span = step.spans[shape.layer_type]
         keys, values = step.read(shape.owner, span)
         if step.num_new == 1:
@@ -229,6 +261,28 @@ class Layer:
             scale=1.0,
         )
         return seen.permute(2, 0, 1, 3).reshape(len(turned), -1)
+
+    def _look_in_blocks(self, turned: Tensor, step: CacheStep, blocks: Blocks) -> Tensor:
+        """Returns what queries ``[num_tokens, num_heads, head_dim]`` of a prompt's blocks see."""
+        shape, window = self.shape, step.cache.sliding_window
+        num_blocks = len(turned) // blocks.size
+        positions = Span(blocks.start, blocks.start + blocks.num_seen + (num_blocks - 1) * window)
+        # Blocks take the place of the batch: [blocks, heads, positions, head_dim].
+        keys, values = (
+            x[0].unfold(1, blocks.num_seen, window).permute(1, 0, 3, 2)
+            for x in step.read(shape.owner, positions)
+        )
+        group = shape.num_heads // shape.num_kv_heads
+        keys, values = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (keys, values))
+        seen = functional.scaled_dot_product_attention(
+            turned.unflatten(0, (num_blocks, blocks.size)).transpose(1, 2),
+            keys,
+            values,
+            attn_mask=blocks.mask,
+            is_causal=blocks.mask is None,
+            scale=1.0,
+        )
+        return seen.transpose(1, 2).reshape(len(turned), -1)
 
 
 def _mixing(coefficients: Tensor) -> Tensor:

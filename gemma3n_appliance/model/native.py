@@ -15,6 +15,7 @@ from .layer import Layer
 from .parts import Parts
 from .per_layer_table import PerLayerTable
 from .quantized_files import QuantizedFiles
+from .streams import CudaStreams, Streams
 from .text_weights import TABLE, Quantization, TextWeights
 
 
@@ -40,11 +41,9 @@ def load(
     text_config = config.get_text_config()
     require_supported(text_config)
     files = CheckpointFiles(directory)
-    kernels = None
     # In float32, pictures would else be convolved in TF32.
     torch.backends.cudnn.allow_tf32 = False
-    if device.type == "cuda" and own_kernels:
-        kernels = cuda_kernels.load(text_config, dtype, cache_dir)
+    kernels = cuda_kernels.load(text_config, dtype, device, cache_dir) if own_kernels else None
     kept = None
     if quantization != "none":
         if kernels is None:
@@ -52,7 +51,7 @@ def load(
         kept = QuantizedFiles(cache_dir, directory, quantization) if cache_dir else None
     weights = TextWeights(files, dtype, device, quantization, kept, kernels)
     towers.require_complete(weights.lacking(text_config))
-    table = PerLayerTable(weights.place(TABLE))
+    table = PerLayerTable(weights.place(TABLE), is_pinned=device.type == "cuda")
     encoder, ranges, num_tower_bytes = None, [], 0
     if isinstance(config, Gemma3nConfig):
         from .encoders import Encoders  # imports torchvision, which is known to be there by now
@@ -62,8 +61,8 @@ def load(
         num_tower_bytes = model.get_memory_footprint()
     embedding = weights.linear("embed_tokens", lambda: weights("embed_tokens.weight"), fine=True)
     embedder = TokenEmbedder(embedding, text_config.hidden_size, dtype, device, ranges)
-    make_layer = partial(CudaLayer, kernels) if kernels else Layer
-    decoder = Decoder(text_config, weights, table, embedder, make_layer)
+    made_of = (partial(CudaLayer, kernels), partial(CudaStreams, kernels)) if kernels else (Layer, Streams)
+    decoder = Decoder(text_config, weights, table, embedder, *made_of)
     if kept:
         kept.finish()
     return Parts(decoder, encoder, weights.num_bytes + num_tower_bytes, table.num_bytes)

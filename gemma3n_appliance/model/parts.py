@@ -46,6 +46,13 @@ class TextDecoder(Protocol):
         """Does the same for tokens of a prompt that goes on, whose states nobody will ask for."""
         ...
 
+    def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
+        """Runs one new token of every slot, and returns logits ``[batch, vocab_size]``, not capped.
+
+        The next such step may overwrite them.
+        """
+        ...
+
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
         ...

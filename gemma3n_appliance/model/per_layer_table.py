@@ -19,7 +19,9 @@ from .checkpoint_files import Place
 class PerLayerTable:
     """Rows of a table in a file, ``[num_rows, num_layers * width]``."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, is_pinned: bool = False) -> None:
+        """Where ``is_pinned``, a GPU can fetch what it returns while the host goes on."""
+        self._is_pinned = is_pinned
         self.num_rows, self._row_length = place.shape
         self._dtype = place.dtype
         self._row_bytes = self._row_length * place.dtype.itemsize
@@ -32,16 +34,20 @@ class PerLayerTable:
         # Rows are where tokens are: what lies beside one is not wanted next.
         os.posix_fadvise(self._descriptor, place.offset, self.num_bytes, os.POSIX_FADV_RANDOM)
 
-    def rows(self, ids: Sequence[int]) -> Tensor:
+    def empty(self, num_rows: int) -> Tensor:
+        """Returns a tensor that so many rows can be read to."""
+        return torch.empty(num_rows, self._row_length, dtype=self._dtype, pin_memory=self._is_pinned)
+
+    def rows(self, ids: Sequence[int], out: Tensor | None = None) -> Tensor:
         """Returns ``[len(ids), row length]`` in the file's dtype; ids beyond the table mean row 0.
 
         Raises:
             EngineError: the file cannot be read, or was cut short.
         """
+        rows = self.empty(len(ids)) if out is None else out
         places = [
             self._offset + (token_id if token_id < self.num_rows else 0) * self._row_bytes for token_id in ids
         ]
-        rows = torch.empty(len(ids), self._row_length, dtype=self._dtype)
         # Asked for all at once: one after the other, 512 rows take a second from a disk.
         for place in places:
             os.posix_fadvise(self._descriptor, place, self._row_bytes, os.POSIX_FADV_WILLNEED)

@@ -101,6 +101,10 @@ class ReferenceDecoder:
         """See `parts.TextDecoder`."""
         self.forward(embeddings, step)
 
+    def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
+        """See `parts.TextDecoder`."""
+        return self.logits(self.forward(self.embed([[token_id] for token_id in token_ids]), step))
+
     def logits(self, last_state: Tensor) -> Tensor:
         """See `parts.TextDecoder`."""
         return self._lm_head(last_state)

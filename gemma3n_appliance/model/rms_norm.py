@@ -18,7 +18,7 @@ class RMSNorm:
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight = weight
+        self._given = self._weight = weight
         self._eps = eps
         self._is_on_cpu = weight.device.type == "cpu"
         if self._is_on_cpu:
@@ -32,8 +32,8 @@ class RMSNorm:
 
     @property
     def weight(self) -> Tensor:
-        """As it was given, on a GPU."""
-        return self._weight
+        """As it was given."""
+        return self._given
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``x`` normed, in its own dtype; it may be a view."""

@@ -106,7 +106,7 @@ class SlotRunner:
                 return None
             last_state = self._decoder.forward(embeddings, step)
             step.commit()
-            return self._choose([slot], self._logits(last_state))[0]
+            return self._choose([slot], self._capped(self._decoder.logits(last_state)))[0]
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int]) -> list[int | None]:
@@ -182,12 +182,12 @@ class SlotRunner:
             item.splice(embeddings.hidden[0], start, self._media.features)
         return embeddings
 
-    def _logits(self, last_state: Tensor) -> Tensor:
+    def _capped(self, logits: Tensor) -> Tensor:
         """Returns soft-capped float32 logits ``[batch, vocab_size]``.
 
         Capped in float32 also where the model runs in bfloat16, whose tanh would merge the best candidates.
         """
-        logits = self._decoder.logits(last_state).float()
+        logits = logits.float()
         cap = self._decoder.config.final_logit_softcapping
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
@@ -198,8 +198,7 @@ class SlotRunner:
         """Returns the logits of those that are fed their last tokens, and below them those that were held."""
         rows = [self._work[slot].undecided[None] for slot in held]
         if step:
-            embeddings = self._decoder.embed([[token_id] for token_id in last_tokens])
-            rows.insert(0, self._logits(self._decoder.forward(embeddings, step)))
+            rows.insert(0, self._capped(self._decoder.decode(last_tokens, step)))
         return torch.cat(rows) if held else rows[0]
 
     def _decidable(self, slots: Sequence[int]) -> list[int]:

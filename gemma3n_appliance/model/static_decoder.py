@@ -11,7 +11,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from .decoder import Decoder, Tokens
+from .decoder import Decoder
 from .embeddings import Embeddings
 from .kv_cache import CacheStep, KVCache
 from .static_step import StaticStep
@@ -53,31 +53,34 @@ class StaticDecoder:
         """See `parts.TextDecoder`."""
         self._decoder.remember(embeddings, step)
 
+    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
+        """See `parts.TextDecoder`."""
+        return self._decoder.forward(embeddings, step)
+
     def logits(self, last_state: Tensor) -> Tensor:
         """See `parts.TextDecoder`."""
         return self._decoder.logits(last_state)
 
-    def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
+    def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """See `parts.TextDecoder`."""
-        if step.num_new > 1 or self._gave_up:
-            return self._decoder.forward(embeddings, step)
-        tokens = self._decoder.tokens(embeddings)
+        if self._gave_up or not self._decoder.is_text(token_ids):
+            return self._decoder.decode(token_ids, step)
         self._forget_if_moved(step.cache)
         size = _at_least(len(step.slots), 1), min(_at_least(step.longest, _SHORTEST), step.cache.capacity)
         recorded = self._recorded.get(size)
         if recorded and recorded.num_checked >= _NUM_CHECKED:
-            return recorded.run(tokens, step)
-        return self._checked(size, tokens, step)
+            return recorded.run(token_ids, step)
+        return self._checked(size, token_ids, step)
 
-    def _checked(self, size: tuple[int, int], tokens: Tokens, step: CacheStep) -> Tensor:
+    def _checked(self, size: tuple[int, int], token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """Computes a step, and records it or replays it, and compares."""
-        wanted = self._decoder.decode(tokens, step)
+        wanted = self._decoder.decode(token_ids, step)
         if not wanted.isfinite().all():  # the fault of a request, and nothing to compare with
             return wanted
         try:
             if size not in self._recorded:
-                self._recorded[size] = self._recorded_now(size, tokens, step)
-            found = self._recorded[size].run(tokens, step)
+                self._recorded[size] = self._recorded_now(size, token_ids, step)
+            found = self._recorded[size].run(token_ids, step)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()  # there may be room another time
             return wanted
@@ -92,10 +95,10 @@ class StaticDecoder:
             self._give_up(f"a step of {size} came out {apart:.2g} apart")
         return wanted
 
-    def _recorded_now(self, size: tuple[int, int], tokens: Tokens, step: CacheStep) -> "_Recorded":
+    def _recorded_now(self, size: tuple[int, int], token_ids: Sequence[int], step: CacheStep) -> "_Recorded":
         began = time.monotonic()
-        recorded = _Recorded(self._decoder, step.cache, *size, tokens)
-        recorded.record(self._record, tokens, step)
+        recorded = _Recorded(self._decoder, step.cache, *size)
+        recorded.record(self._record, token_ids, step)
         log.info("decode step recorded", batch=size[0], length=size[1], seconds=time.monotonic() - began)
         return recorded
 
@@ -119,42 +122,45 @@ class StaticDecoder:
 class _Recorded:
     """Steps of one size, and the tensors they read."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, batch: int, length: int, like: Tokens) -> None:
-        self._decoder = decoder
-        self._tokens = Tokens(*(x.new_zeros((batch, x.shape[1])) for x in (like.hidden, like.rows)))
-        slots = torch.zeros(batch, dtype=torch.int64, device=decoder.device)
-        self._cache, self._slots, self._positions = cache, slots, slots.clone()[:, None]
-        self._length = length
+    def __init__(self, decoder: Decoder, cache: KVCache, batch: int, length: int) -> None:
+        self._decoder, self._cache, self._length = decoder, cache, length
+        # Of each, the same on the host, whence a GPU fetches it while the host goes on.
+        self._rows_on_host = decoder.table_rows([0] * batch)
+        self._numbers_on_host = torch.zeros(3, batch, dtype=torch.int64)
+        if decoder.device.type == "cuda":
+            self._numbers_on_host = self._numbers_on_host.pin_memory()
+        self._rows = self._rows_on_host.to(decoder.device, copy=True)
+        self._numbers = self._numbers_on_host.to(decoder.device, copy=True)
         self._replay: Replay = self._compute
         self.num_checked = 0
 
-    def record(self, record: Record, tokens: Tokens, step: CacheStep) -> None:
+    def record(self, record: Record, token_ids: Sequence[int], step: CacheStep) -> None:
         """Records a step, which writes to the cache what it computes."""
-        self._fill(tokens, step)
+        self._fill(token_ids, step)
         self._replay = record(self._compute)
 
-    def run(self, tokens: Tokens, step: CacheStep) -> Tensor:
-        """Returns the states of ``step``, until the next run overwrites them."""
-        self._fill(tokens, step)
+    def run(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
+        """Returns the logits of ``step``, until the next run overwrites them."""
+        self._fill(token_ids, step)
         return self._replay()[: len(step.slots)]
 
     def _compute(self) -> Tensor:
+        ids, slots, positions = self._numbers
         # Made anew, because what it derives of the positions has to be computed in the step.
-        return self._decoder.decode(
-            self._tokens, StaticStep(self._cache, self._slots, self._positions, self._length)
-        )
+        step = StaticStep(self._cache, slots, positions[:, None], self._length)
+        return self._decoder.decode_text(ids, self._rows, step)
 
-    def _fill(self, tokens: Tokens, step: CacheStep) -> None:
-        """Puts a step in its place; what is left of the batch repeats the first slot, and changes nothing."""
-        given = (
-            (self._tokens.hidden, tokens.hidden),
-            (self._tokens.rows, tokens.rows),
-            (self._slots, torch.tensor(step.slots, device=self._slots.device)),
-            (self._positions, step.positions),
-        )
-        for place, value in given:
-            place[: len(value)] = value
-            place[len(value) :] = value[:1]
+    def _fill(self, token_ids: Sequence[int], step: CacheStep) -> None:
+        """Puts a step in its place; what is left of the batch repeats the first slot, and changes nothing.
+
+        Whoever ran the step before has read what came of it, so the host's tensors are free.
+        """
+        given, batch = (token_ids, step.slots, step.starts), len(self._rows)
+        numbers = [[*each, *each[:1] * (batch - len(each))] for each in given]
+        self._numbers_on_host.copy_(torch.tensor(numbers))
+        self._decoder.table_rows(numbers[0], self._rows_on_host)
+        self._numbers.copy_(self._numbers_on_host, non_blocking=True)
+        self._rows.copy_(self._rows_on_host, non_blocking=True)
 
 
 def _at_least(number: int, smallest: int) -> int:

@@ -7,10 +7,17 @@ from typing import ClassVar
 import pytest
 import torch
 
-from gemma3n_appliance.model import cuda_kernels, nvrtc, quantize
-from gemma3n_appliance.model.cuda_kernels import SOURCE, CudaKernels
+from gemma3n_appliance.model import cuda_kernels, cuda_source, nvrtc, quantize
+from gemma3n_appliance.model.cuda_kernels import CudaKernels
 from gemma3n_appliance.model.cuda_layer import CudaPacked
+from gemma3n_appliance.model.cuda_weights import Held
+from gemma3n_appliance.model.layer import Rotation
 from gemma3n_appliance.model.linear import GROUP
+from gemma3n_appliance.model.static_step import StaticStep
+
+from . import emulated_cuda
+
+CUDA = torch.device("cuda")
 
 CONFIG = SimpleNamespace(
     num_attention_heads=8,
@@ -19,19 +26,8 @@ CONFIG = SimpleNamespace(
     hidden_size=2048,
     head_dim=256,
     intermediate_size=[8192, 8192],
+    laurel_rank=64,
 )
-
-
-def parameters(name: str) -> list[type]:
-    """What the source's kernel takes, as the types that are passed for it."""
-    source = SOURCE.read_text()
-    tokens = re.sub(r"_\d$", "_##TOKENS", name)
-    listed = re.search(
-        rf"__global__ void (?:__launch_bounds__\(1024\) )?{tokens}\((.*?)\)", source, re.DOTALL
-    )
-    assert listed, name
-    declared = [each.replace("\\", " ").strip() for each in listed[1].split(",")]
-    return [torch.Tensor if "*" in each else float if "float" in each else int for each in declared]
 
 
 class Module:
@@ -39,12 +35,13 @@ class Module:
 
     launched: ClassVar[list[str]] = []
 
-    def __init__(self, _image: bytes) -> None: ...
+    def __init__(self, declared: dict[str, list[type]]) -> None:
+        self._declared = declared
 
-    def kernel(self, name: str, _shared_bytes: int = 0):
+    def kernel(self, name: str, *, overlaps: bool = False):
         def launch(grid, block, *arguments, shared_bytes=0):
             given = [torch.Tensor if each is None else type(each) for each in arguments]
-            assert given == parameters(name), name
+            assert given == self._declared[name], name
             assert all(size > 0 for size in (*grid, *block))
             assert block[0] <= 1024
             assert shared_bytes <= 48 * 1024
@@ -53,14 +50,18 @@ class Module:
         return launch
 
 
+@pytest.fixture(scope="module")
+def declared() -> dict[str, list[type]]:
+    return emulated_cuda.parameters(4)
+
+
 @pytest.fixture
-def kernels(monkeypatch) -> CudaKernels:
-    zeros = torch.zeros
-    monkeypatch.setattr(cuda_kernels, "_module", lambda *_: Module(b""))
-    monkeypatch.setattr(torch, "zeros", lambda *size, dtype, device: zeros(*size, dtype=dtype))
+def kernels(monkeypatch, declared) -> CudaKernels:
+    monkeypatch.setattr(cuda_source, "module", lambda *_: Module(declared))
+    monkeypatch.setattr(nvrtc, "DEVICE", "cpu")
+    monkeypatch.setattr(nvrtc, "num_multiprocessors", lambda: 132)
     monkeypatch.setattr(Module, "launched", [])
-    made = cuda_kernels.load(CONFIG, torch.bfloat16, None)
-    monkeypatch.undo()
+    made = cuda_kernels.load(CONFIG, torch.bfloat16, CUDA, None)
     assert made is not None
     return made
 
@@ -69,7 +70,7 @@ def numbers(*size: int) -> torch.Tensor:
     return torch.ones(*size, dtype=torch.bfloat16)
 
 
-def test_every_kernel_is_given_what_its_source_declares(kernels):
+def test_every_kernel_is_given_what_its_source_declares(kernels, declared):
     rows, norm, router, mixing = numbers(3, 5, 2048), numbers(2048), numbers(4, 2048), numbers(25, 4)
     normed = kernels.predict(rows, router, norm, mixing, norm)
     gated, following = kernels.join(normed, normed, rows, normed, (norm, norm, norm))
@@ -77,19 +78,39 @@ def test_every_kernel_is_given_what_its_source_declares(kernels):
     kernels.spread(rows, following, norm)
     assert kernels.activate(numbers(3, 16384), None).shape == (3, 8192)
     kernels.activate(numbers(3, 16384), 1.6)
-    slots, cache = torch.arange(3), numbers(4, 512, 2, 2, 256)
-    tables = numbers(3, 12, 256), numbers(3, 12, 256)
+    assert kernels.end(kernels.begin(following, numbers(3, 6144), 0.1), rows, norm, 0.1).shape == (3, 2048)
+    step = StaticStep(None, torch.arange(3), torch.arange(3)[:, None], 3000)
+    cache, rotation = numbers(4, 512, 2, 2, 256), Rotation(numbers(3, 3, 256), numbers(3, 3, 256), 1, None)
+    projected = numbers(3, 3136)
     queries = kernels.rotate(
-        numbers(3, 3136), numbers(12, 256), tables, slots, slots[:, None], cache, num_heads=8, num_rotated=12
+        projected, numbers(12, 256), rotation, step.slot_ids, step.positions, cache, 8, num_rotated=12
     )
     assert queries.shape == (3, 8, 256)
-    for window, longest in ((None, 1), (512, 3000)):
-        assert kernels.attend(queries, cache, slots, slots[:, None], window, longest).shape == (3, 2048)
-    kernels.multiply("numbers", normed, numbers(100, 2048), None, numbers(3, 100))
-    assert kernels.multiply("int8", numbers(11, 2048), numbers(100, 2048), norm).shape == (11, 100)
-    kernels.multiply("int4", normed, numbers(100, 1024), norm)
-    launched = {"multiply_int8_8", "multiply_int8_2", "multiply_int8_1"}
-    assert launched <= set(Module.launched)
+    for window, owns in ((None, True), (512, False)):
+        seen = kernels.attend(projected, numbers(256), rotation, step, cache, 8, window, owns=owns)
+        assert seen.shape == (3, 2048)
+    dense, int8 = Held("numbers", numbers(100, 2048)), Held("int8", numbers(100, 2048), norm)
+    kernels.multiply(normed, dense, numbers(3, 100))
+    assert kernels.multiply(numbers(15, 2048), int8).shape == (15, 100)
+    for_one_token(kernels, rows[:1], (router, norm, mixing), norm)
+    launched = {re.sub("int[48]", "numbers", name) for name in Module.launched}
+    assert launched == {re.sub("int[48]", "numbers", name) for name in declared}
+
+
+def for_one_token(kernels: CudaKernels, rows: torch.Tensor, router, norm: torch.Tensor) -> None:
+    one, held = kernels.of_one, Held("numbers", numbers(8192, 2048))
+    for spread_norm in (None, norm):
+        mixed, normed, projected = one.inputs(
+            rows, spread_norm, router, norm, Held("int8", held.weight, norm)
+        )
+    found = one.outputs(normed, Held("int4", held.weight, norm), projected[:, -64:], Held("int8", norm, norm))
+    found, norms = (*found, mixed, normed), (norm, norm, norm)
+    gated, activated = one.gated(found, norms, held)
+    assert activated.shape == (1, 4096)
+    gated, following, gates = one.gates(found, norms, held, 4096)
+    fed = one.down_live(one.live(following, gates, held.weight, 1.6), numbers(4096, 2048))
+    chosen = one.chosen(mixed, gated, fed, norm, router, Held("numbers", numbers(256, 2048)), norm, rows)
+    assert chosen.shape == (1, 256)
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
@@ -110,12 +131,17 @@ def test_where_there_are_none_torchs_are_used_and_a_warning_says_why(monkeypatch
     def fail(*_):
         raise OSError("libnvrtc.so.12: cannot open shared object file")
 
-    monkeypatch.setattr(cuda_kernels, "_module", fail)
-    assert cuda_kernels.load(CONFIG, torch.bfloat16, None) is None
+    monkeypatch.setattr(cuda_source, "module", fail)
+    assert cuda_kernels.load(CONFIG, torch.bfloat16, CUDA, None) is None
     assert "libnvrtc.so.12" in capsys.readouterr().out
-    for change in ({"head_dim": 12}, {"num_attention_heads": 32}, {"intermediate_size": 30}):
+    for change in (
+        {"head_dim": 12},
+        {"num_attention_heads": 32},
+        {"intermediate_size": 30},
+        {"laurel_rank": 3},
+    ):
         odd = SimpleNamespace(**vars(CONFIG) | change)
-        assert cuda_kernels.load(odd, torch.bfloat16, None) is None
+        assert cuda_kernels.load(odd, torch.bfloat16, CUDA, None) is None
         assert "do not suit this model" in capsys.readouterr().out
 
 
@@ -130,16 +156,16 @@ def test_what_is_compiled_is_kept_for_the_next_start(monkeypatch, tmp_path, caps
     monkeypatch.setattr(nvrtc, "Module", load)
     monkeypatch.setattr(nvrtc, "architecture", lambda: "sm_87")
     monkeypatch.setattr(nvrtc, "compiled", lambda *given: compiled.append(given) or b"code")
-    options = cuda_kernels.options(torch.bfloat16, 4)
-    assert [cuda_kernels._module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
+    options = cuda_source.options(torch.bfloat16, 4)
+    assert [cuda_source.module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
     assert len(compiled) == 1
-    assert cuda_kernels._module(cuda_kernels.options(torch.float32, 4), tmp_path) == b"code"
+    assert cuda_source.module(cuda_source.options(torch.float32, 4), tmp_path) == b"code"
     assert len(compiled) == 2
     for file in (tmp_path / "kernels").iterdir():
         file.write_bytes(b"")
-    assert [cuda_kernels._module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
+    assert [cuda_source.module(options, tmp_path) for _ in range(2)] == [b"code"] * 2
     assert len(compiled) == 3
     assert "compiled again" in capsys.readouterr().out
     (tmp_path / "a file").touch()
-    assert cuda_kernels._module(options, tmp_path / "a file") == b"code"
+    assert cuda_source.module(options, tmp_path / "a file") == b"code"
     assert "compiles them again" in capsys.readouterr().out

@@ -192,7 +192,7 @@ def test_nothing_is_kept_of_a_request_that_failed(
     if fails_in == "decode":
         prefill(probe, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(probe.runner, "_logits", lambda _: (_ for _ in ()).throw(EngineError("NaN")))
+        patch.setattr(probe.runner, "_capped", lambda _: (_ for _ in ()).throw(EngineError("NaN")))
         with pytest.raises(EngineError):
             probe.runner.decode([0]) if fails_in == "decode" else probe.runner.prefill(0, 1024)
     probe.runner.release(0)

@@ -186,7 +186,13 @@ def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
         token_ids.append(probe.start(slot, token_ids))
     only_the_second = torch.tensor([1.0, float("nan")], device=probe.decoder.device)[:, None, None]
     with monkeypatch.context() as patch:
-        patch.setattr(probe.decoder, "embed", scaled(probe.decoder.embed, only_the_second))
+        embed = scaled(probe.decoder.embed, only_the_second)
+
+        def decode(token_ids, step):
+            embeddings = embed([[token_id] for token_id in token_ids])
+            return probe.decoder.logits(probe.decoder.forward(embeddings, step))
+
+        patch.setattr(probe.decoder, "decode", decode)
         with pytest.raises(EngineError, match="NaN"):
             probe.runner.decode([0, 1])
     for slot, token_ids in enumerate(texts):
@@ -203,13 +209,13 @@ def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
 
     alive = []
 
-    def exhausted(hidden):
+    def exhausted(*_):
         large = torch.empty(1000)
         alive.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(probe.decoder, "logits", exhausted)
+        patch.setattr(probe.decoder, "decode", exhausted)
         with pytest.raises(InsufficientMemoryError) as refused:
             probe.runner.decode([0, 1])
     assert refused.value.__cause__ is not None

@@ -1,0 +1,122 @@
+"""Our CUDA kernels held against transformers and against torch's operations, emulated on the CPU."""
+
+import pytest
+import torch
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+from gemma3n_appliance.model import native
+from gemma3n_appliance.model.parts import Parts
+
+from . import emulated_cuda
+from .conftest import FULL, SLIDING, Probe, Steadfast, distance, scatter_weights
+
+CPU = torch.device("cpu")
+SHAPES = {
+    "sparse, grouped queries": {
+        "intermediate_size": 1120,  # more neurons than one block looks at
+        "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING, FULL],
+        "num_kv_shared_layers": 3,
+        "activation_sparsity_pattern": [0.95] * 2 + [0.5] + [0.0] * 4,
+        "sliding_window": 40,
+        "num_key_value_heads": 2,
+    },
+    "dense, a head each": {
+        "intermediate_size": 96,
+        "layer_types": [SLIDING, FULL, SLIDING],
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0] * 3,
+        "sliding_window": 8,
+        "num_key_value_heads": 4,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
+    torch.manual_seed(1)
+    shape = SHAPES[request.param]
+    config = Gemma3nTextConfig(
+        vocab_size=300,
+        vocab_size_per_layer_input=300,
+        hidden_size=160,
+        num_hidden_layers=len(shape["layer_types"]),
+        num_attention_heads=4,
+        head_dim=16,
+        hidden_size_per_layer_input=32,
+        laurel_rank=32,
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+        eos_token_id=None,
+        **shape,
+    )
+    made = Gemma3nForCausalLM(config).eval()
+    scatter_weights(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def directory(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def kernels_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def by_ours(model, directory, kernels_dir):
+    """Returns a function that loads the model to compute by our kernels."""
+
+    def load(quantization: str = "none", *, recorded: bool = False) -> Probe:
+        with emulated_cuda.emulated(kernels_dir):
+            parts = native.load(directory, model.config, torch.float32, CPU, quantization)
+        static = Steadfast(parts.decoder, lambda: lambda compute: compute)
+        return Probe(Parts(static if recorded else parts.decoder, None, 0))
+
+    return load
+
+
+@torch.inference_mode()
+def wanted(model, token_ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([token_ids]), logits_to_keep=1).logits[0, -1]
+
+
+@pytest.mark.parametrize(("length", "recorded"), [(1, False), (75, True)])
+def test_one_token_after_the_other_has_the_logits_of_transformers(model, by_ours, prompt, length, recorded):
+    probe = by_ours(recorded=recorded)
+    token_ids = prompt(0, length)
+    token_ids.append(probe.start(0, token_ids, chunk=32))
+    for _ in range(2):
+        (token,) = probe.runner.decode([0])
+        assert distance(probe.logits[0], wanted(model, token_ids)) <= 1e-4
+        token_ids.append(token)
+
+
+def test_ragged_batches_have_the_logits_of_transformers(model, by_ours, prompt):
+    probe = by_ours()
+    texts = [prompt(seed, length) for seed, length in enumerate((3, 150, 70))]
+    for slot, token_ids in enumerate(texts):
+        token_ids.append(probe.start(slot, token_ids))
+    for _ in range(2):
+        tokens = probe.runner.decode(range(3))
+        for row, token_ids in enumerate(texts):
+            assert distance(probe.logits[row], wanted(model, token_ids)) <= 1e-4
+            token_ids.append(tokens[row])
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_packed_weights_give_what_torchs_own_kernels_do(model, directory, by_ours, prompt, quantization):
+    theirs = Probe(native.load(directory, model.config, torch.float32, CPU, quantization))
+    ours = by_ours(quantization)
+    for slot, length in enumerate((30, 7)):
+        assert theirs.start(slot, prompt(length, length)) == ours.start(slot, prompt(length, length))
+    for slots in ([0], [1], [0, 1], [0]):
+        for probe in (theirs, ours):
+            for slot in slots:
+                probe.runner._work[slot].last_token = 7
+            probe.runner.decode(slots)
+        # torch's multiply in bfloat16
+        assert distance(ours.logits, theirs.logits) <= 0.05
