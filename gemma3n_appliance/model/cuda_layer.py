@@ -192,7 +192,8 @@ class _Holdings:
         if not self.skips_resting:
             by_rows.append(self.down)
         laurel = "numbers" if self.output.packing == "numbers" else "int8"
-        return self.laurel.packing == laurel and all(map(_is_aligned, by_rows))
+        is_laid = not self.skips_resting or self.down.weight.t().is_contiguous()
+        return is_laid and self.laurel.packing == laurel and all(map(_is_aligned, by_rows))
 
 
 class _Ours(ABC):

@@ -11,7 +11,7 @@ from .cuda_weights import ALIGNED_BYTES, PACKINGS, Held
 
 
 class OneTokenKernels:
-    """What one token alone runs through: a layer in seven launches, each of which leads up to a product.
+    """What one token alone runs through: a layer in seven launches, a sparse one in eight.
 
     Of the norms of both halves, and of routers, arguments are as `CudaKernels` has them.
     """

@@ -27,7 +27,9 @@ log = structlog.get_logger(__name__)
 
 def source() -> str:
     """Returns all of it, as one text."""
-    return "\n".join((_DIRECTORY / f"{name}.cu").read_text() for name in _FILES)
+    files = [(_DIRECTORY / name).with_suffix(".cu") for name in _FILES]
+    # An error says in which of them it is.
+    return "".join(f'#line 1 "{file.name}"\n{file.read_text()}' for file in files)
 
 
 def options(dtype: torch.dtype, group: int) -> list[str]:

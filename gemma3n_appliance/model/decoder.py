@@ -87,7 +87,7 @@ class Decoder:
         Raises:
             ValueError: several tokens of several slots, which nobody asks for.
         """
-        tokens = self.tokens(embeddings)
+        tokens = self._tokens(embeddings)
         if step.num_new == 1:
             return self._decode(tokens, step)
         if len(step.slots) > 1:
@@ -101,11 +101,11 @@ class Decoder:
         return self.logits(self.forward(self.embed([[token_id] for token_id in token_ids]), step))
 
     def decode_text(self, ids: Tensor, rows: Tensor, step: StaticStep) -> Tensor:
-        """Does the same for ids ``[batch]`` that no tower embeds, and what `table_rows` has of them.
+        """Returns the states ``[batch, hidden_size]`` of ids ``[batch]`` that no tower embeds.
 
-        Asks the host for nothing.
+        ``rows`` is what `table_rows` has of them. Asks the host for nothing.
         """
-        return self.logits(self._decode(Tokens(self._embedder.of_text(ids), rows.to(self.dtype)), step))
+        return self._decode(Tokens(self._embedder.of_text(ids), rows.to(self.dtype)), step)
 
     def is_text(self, token_ids: Sequence[int]) -> bool:
         """Whether no tower embeds any of these ids."""
@@ -122,13 +122,13 @@ class Decoder:
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
-        self._remember(self.tokens(embeddings), step)
+        self._remember(self._tokens(embeddings), step)
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
         return self._embedder.weight(last_state)
 
-    def tokens(self, embeddings: Embeddings) -> "Tokens":
+    def _tokens(self, embeddings: Embeddings) -> "Tokens":
         """Returns what the layers are given of these tokens, with their rows of the per-layer table."""
         hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
         if len(ids) <= _FEW:

@@ -168,12 +168,10 @@ class CacheStep:
 
     @cached_property
     def blocks(self) -> list[Blocks]:
-        """A prompt longer than a window in parts of one, whose queries see keys of two windows at most."""
+        """A prompt of a window or more in parts of one, whose queries see keys of two windows at most."""
         window, (start,) = self.cache.sliding_window, self.starts
         end = self.num_new - self.num_new % window
-        # A GPU's attention copies a mask whose rows are not as long as that.
-        seen_first = max(0, start + 1 - window)
-        made = [self._blocks(slice(0, window), seen_first - seen_first % _MASK_STEP)]
+        made = [self._blocks(slice(0, window), max(0, start + 1 - window))]
         if end > window:
             made.append(self._blocks(slice(window, end), start))
         if end < self.num_new:
@@ -183,8 +181,12 @@ class CacheStep:
     def _blocks(self, queries: slice, start: int) -> Blocks:
         size = min(queries.stop - queries.start, self.cache.sliding_window)
         first = self.starts[0] + queries.start
+        if start == first:
+            return Blocks(queries, size, start, size, None)
+        # A GPU's attention copies a mask whose rows are no multiple of that long.
+        start -= min(start, -(first + size - start) % _MASK_STEP)
         num_seen = first + size - start
-        mask = None if num_seen == size else self._window_mask(first, size, start, num_seen)
+        mask = self._window_mask(first, size, start, num_seen)
         return Blocks(queries, size, start, num_seen, mask)
 
     def _window_mask(self, first: int, num_queries: int, start: int, num_seen: int) -> Tensor:

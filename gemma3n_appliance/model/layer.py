@@ -241,7 +241,7 @@ class Layer:
         shape = self.shape
         group = shape.num_heads // shape.num_kv_heads
         queries = turned.reshape(-1, shape.num_kv_heads, group, shape.head_dim)
-        if step.num_new > 1 and shape.layer_type == SLIDING and step.num_new > step.cache.sliding_window:
+        if step.num_new > 1 and shape.layer_type == SLIDING and step.num_new >= step.cache.sliding_window:
             return torch.cat([self._look_in_blocks(turned[x.queries], step, x) for x in step.blocks])
         span = step.spans[shape.layer_type]
         keys, values = step.read(shape.owner, span)

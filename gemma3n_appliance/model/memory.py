@@ -34,7 +34,7 @@ def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_exhaustion(error):
+        if not is_exhaustion(error):
             raise
         # The traceback would keep every tensor of the failed computation alive for as long as the error is.
         traceback.clear_frames(error.__traceback__)
@@ -44,7 +44,8 @@ def named_when_exhausted(what: str, remedy: str = _SMALLER_REQUEST) -> Iterator[
         ) from error
 
 
-def _is_exhaustion(error: RuntimeError | MemoryError) -> bool:
+def is_exhaustion(error: RuntimeError | MemoryError) -> bool:
+    """Whether that is one of torch's ways to say that memory has run out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         sign in str(error) for sign in _SIGNS
     )

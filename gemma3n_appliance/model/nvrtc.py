@@ -6,8 +6,9 @@ missing before 2.9, and asks for a CUDA toolkit.
 """
 
 import ctypes
+import struct
 from collections.abc import Sequence
-from ctypes import byref, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
+from ctypes import byref, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p, pointer
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,10 +20,13 @@ Size = tuple[int, int, int]
 
 DEVICE = "cuda"
 
+# Attributes of a function: CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES is what it has besides.
+_SHARED_SIZE = 1
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _ALWAYS_ALLOWED_BYTES = 48 * 1024
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _FIRST_TO_OVERLAP = (9, 0)
+_FIRST_TO_RECORD_OVERLAP = 12030  # CUDA 12.3
 
 
 class CudaError(RuntimeError):
@@ -36,6 +40,9 @@ class Module:
         """Loads what `compiled` made. Raises CudaError where the driver does not take it."""
         torch.zeros(1, device=DEVICE)  # what comes next needs torch's context
         self._driver = ctypes.CDLL("libcuda.so.1")
+        self._launch = getattr(self._driver, "cuLaunchKernelEx", None)
+        if self._launch is None:
+            raise CudaError("the driver is older than CUDA 11.8: update it")
         self._handle = c_void_p()
         self._check(self._driver.cuModuleLoadData(byref(self._handle), image))
 
@@ -44,20 +51,25 @@ class Module:
 
         One that ``overlaps`` may begin before the one ahead of it has ended, and waits for that by itself.
         """
-        function = c_void_p()
+        function, static_bytes = c_void_p(), c_int()
         self._check(self._driver.cuModuleGetFunction(byref(function), self._handle, name.encode()))
-        return Kernel(self, function, overlaps and torch.cuda.get_device_capability() >= _FIRST_TO_OVERLAP)
+        self._check(self._driver.cuFuncGetAttribute(byref(static_bytes), _SHARED_SIZE, function))
+        return Kernel(self, function, static_bytes.value, overlaps and self._can_overlap())
+
+    def _can_overlap(self) -> bool:
+        version = c_int()
+        self._check(self._driver.cuDriverGetVersion(byref(version)))
+        is_new_enough = torch.cuda.get_device_capability() >= _FIRST_TO_OVERLAP
+        return is_new_enough and version.value >= _FIRST_TO_RECORD_OVERLAP
 
     def allow_shared(self, function: c_void_p, shared_bytes: int) -> None:
         """Lets a kernel ask for more dynamic shared memory than any may."""
         self._check(self._driver.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED_SIZE, c_int(shared_bytes)))
 
-    def launch(self, function: c_void_p, config: "_LaunchConfig", arguments: Sequence[Argument]) -> None:
-        """Launches on torch's current stream."""
-        values = [_as_c(argument) for argument in arguments]
-        pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+    def launch(self, function: c_void_p, config: "_LaunchConfig", pointers: "ctypes.Array[c_void_p]") -> None:
+        """Launches on torch's current stream; ``pointers`` are to the arguments."""
         config.stream = torch.cuda.current_stream().cuda_stream
-        self._check(self._driver.cuLaunchKernelEx(byref(config), function, pointers, None))
+        self._check(self._launch(byref(config), function, pointers, None))
 
     def _check(self, code: int) -> None:
         if code:
@@ -85,23 +97,46 @@ class _LaunchConfig(ctypes.Structure):
     ]
 
 
-class Kernel:
-    """Runs ``kernel(grid, block, *arguments)``: tensors are passed as pointers, numbers as int and float."""
+class Arguments:
+    """A kernel's arguments, each in eight bytes of its own."""
 
-    def __init__(self, module: Module, function: c_void_p, overlaps: bool) -> None:
+    def __init__(self, number: int) -> None:
+        self._values = (c_uint64 * number)()
+        start = ctypes.addressof(self._values)
+        self.pointers = (c_void_p * number)(*(start + 8 * index for index in range(number)))
+
+    def fill(self, arguments: Sequence[Argument]) -> None:
+        """Puts tensors there as pointers, numbers as int and float."""
+        for index, argument in enumerate(arguments):
+            self._values[index] = _bits(argument)
+
+
+class Kernel:
+    """Runs ``kernel(grid, block, *arguments)``, in one thread at a time, as torch's streams are used."""
+
+    def __init__(self, module: Module, function: c_void_p, static_bytes: int, overlaps: bool) -> None:
+        """``static_bytes`` of shared memory it has in any case."""
         self._module = module
         self._function = function
-        self._allowed_bytes = _ALWAYS_ALLOWED_BYTES
-        self._overlap = _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1) if overlaps else None
+        self._allowed_bytes = _ALWAYS_ALLOWED_BYTES - static_bytes
+        self._arguments = Arguments(0)
+        self._config = _LaunchConfig()
+        if overlaps:
+            self._config.attributes = pointer(_LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1))
+            self._config.num_attributes = 1
 
     def __call__(self, grid: Size, block: Size, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launches it."""
         if shared_bytes > self._allowed_bytes:
             self._module.allow_shared(self._function, shared_bytes)
             self._allowed_bytes = shared_bytes
-        attributes = ctypes.pointer(self._overlap) if self._overlap else None
-        config = _LaunchConfig(grid, block, shared_bytes, None, attributes, int(attributes is not None))
-        self._module.launch(self._function, config, arguments)
+        if len(self._arguments.pointers) != len(arguments):
+            self._arguments = Arguments(len(arguments))
+        # What an argument was is copied when the kernel is launched.
+        self._arguments.fill(arguments)
+        config = self._config
+        config.grid, config.block, config.shared_bytes = grid, block, shared_bytes
+        self._module.launch(self._function, config, self._arguments.pointers)
 
 
 def num_multiprocessors() -> int:
@@ -124,7 +159,7 @@ def compiled(source: str, architecture: str, options: Sequence[str]) -> bytes:
     """
     nvrtc = _nvrtc()
     program = c_void_p()
-    _succeed(nvrtc, nvrtc.nvrtcCreateProgram(byref(program), source.encode(), b"kernels.cu", 0, None, None))
+    _succeed(nvrtc, nvrtc.nvrtcCreateProgram(byref(program), source.encode(), b"kernels", 0, None, None))
     try:
         given = [f"--gpu-architecture={architecture}".encode(), *(option.encode() for option in options)]
         if nvrtc.nvrtcCompileProgram(program, len(given), (c_char_p * len(given))(*given)):
@@ -158,7 +193,9 @@ def _nvrtc() -> ctypes.CDLL:
         return ctypes.CDLL(name)
 
 
-def _as_c(argument: Argument) -> c_void_p | c_int | c_float:
-    if argument is None or isinstance(argument, Tensor):
-        return c_void_p(None if argument is None else argument.data_ptr())
-    return c_int(argument) if isinstance(argument, int) else c_float(argument)
+def _bits(argument: Argument) -> int:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, float):
+        return int.from_bytes(struct.pack("<f", argument), "little")
+    return (argument or 0) & 0xFFFFFFFF

@@ -34,8 +34,7 @@ class PerLayerTable:
         # Rows are where tokens are: what lies beside one is not wanted next.
         os.posix_fadvise(self._descriptor, place.offset, self.num_bytes, os.POSIX_FADV_RANDOM)
 
-    def empty(self, num_rows: int) -> Tensor:
-        """Returns a tensor that so many rows can be read to."""
+    def _empty(self, num_rows: int) -> Tensor:
         return torch.empty(num_rows, self._row_length, dtype=self._dtype, pin_memory=self._is_pinned)
 
     def rows(self, ids: Sequence[int], out: Tensor | None = None) -> Tensor:
@@ -44,7 +43,7 @@ class PerLayerTable:
         Raises:
             EngineError: the file cannot be read, or was cut short.
         """
-        rows = self.empty(len(ids)) if out is None else out
+        rows = self._empty(len(ids)) if out is None else out
         places = [
             self._offset + (token_id if token_id < self.num_rows else 0) * self._row_bytes for token_id in ids
         ]

@@ -14,14 +14,15 @@ from torch import Tensor
 from .decoder import Decoder
 from .embeddings import Embeddings
 from .kv_cache import CacheStep, KVCache
+from .memory import is_exhaustion
 from .static_step import StaticStep
 
 Replay = Callable[[], Tensor]
 # Takes what computes a step from tensors that stay where they are, and returns what does it again.
 Record = Callable[[Replay], Replay]
 
-# How far replayed and computed states may be apart: in bfloat16 the order of sums alone is worth some per
-# cent, a quarter where weights are random, and a wrong position or slot more than the whole.
+# How far replayed and computed states and logits may be apart: in bfloat16 the order of sums alone is worth
+# some per cent, a quarter where weights are random, and a wrong position or slot more than the whole.
 _MOST_APART = 0.5
 # The first replay repeats what was recorded; a later one shows that it reads what it is given.
 _NUM_CHECKED = 2
@@ -43,6 +44,7 @@ class StaticDecoder:
         self._record = recorder()
         self._recorded: dict[tuple[int, int], _Recorded] = {}
         self._state_of: tuple[KVCache, int] | None = None
+        self._logits: Tensor | None = None
         self._gave_up = False
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
@@ -74,33 +76,43 @@ class StaticDecoder:
 
     def _checked(self, size: tuple[int, int], token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """Computes a step, and records it or replays it, and compares."""
-        wanted = self._decoder.decode(token_ids, step)
+        decoder = self._decoder
+        state = decoder.forward(decoder.embed([[token_id] for token_id in token_ids]), step)
+        wanted = decoder.logits(state)
         if not wanted.isfinite().all():  # the fault of a request, and nothing to compare with
             return wanted
         try:
             if size not in self._recorded:
                 self._recorded[size] = self._recorded_now(size, token_ids, step)
             found = self._recorded[size].run(token_ids, step)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()  # there may be room another time
-            return wanted
         except RuntimeError as error:
-            self._give_up(str(error))
+            if is_exhaustion(error):
+                torch.cuda.empty_cache()  # there may be room another time
+            else:
+                self._give_up(str(error))
             return wanted
-        differences = (found - wanted).float().norm(dim=-1)
-        apart = (differences / wanted.float().norm(dim=-1)).max().item()
-        if apart < _MOST_APART:
-            self._recorded[size].num_checked += 1
+        recorded = self._recorded[size]
+        pairs = (recorded.state[: len(state)], state), (found, wanted)
+        apart = [_apart(*pair) for pair in pairs]
+        if all(share < _MOST_APART for share in apart):  # which NaN is not
+            recorded.num_checked += 1
         else:
-            self._give_up(f"a step of {size} came out {apart:.2g} apart")
+            self._give_up(f"a step of {size} came out {apart[0]:.2g} and {apart[1]:.2g} apart")
         return wanted
 
     def _recorded_now(self, size: tuple[int, int], token_ids: Sequence[int], step: CacheStep) -> "_Recorded":
         began = time.monotonic()
-        recorded = _Recorded(self._decoder, step.cache, *size)
+        recorded = _Recorded(self._decoder, step.cache, *size, self._logits_of(step.cache)[: size[0]])
         recorded.record(self._record, token_ids, step)
         log.info("decode step recorded", batch=size[0], length=size[1], seconds=time.monotonic() - began)
         return recorded
+
+    def _logits_of(self, cache: KVCache) -> Tensor:
+        """Returns where all recorded steps put their logits, of which each would else keep its own."""
+        if self._logits is None:
+            shape = _at_least(len(cache.lengths), 1), self.config.vocab_size
+            self._logits = torch.empty(shape, device=self.device, dtype=self.dtype)
+        return self._logits
 
     def _give_up(self, reason: str) -> None:
         log.warning(
@@ -117,13 +129,15 @@ class StaticDecoder:
                 self._recorded.clear()
                 self._record = self._recorder()
             self._state_of = (cache, cache.generation)
+            self._logits = None
 
 
 class _Recorded:
     """Steps of one size, and the tensors they read."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, batch: int, length: int) -> None:
-        self._decoder, self._cache, self._length = decoder, cache, length
+    def __init__(self, decoder: Decoder, cache: KVCache, batch: int, length: int, logits: Tensor) -> None:
+        """``logits`` is where they are put, ``[batch, vocab_size]``."""
+        self._decoder, self._cache, self._length, self._logits = decoder, cache, length, logits
         # Of each, the same on the host, whence a GPU fetches it while the host goes on.
         self._rows_on_host = decoder.table_rows([0] * batch)
         self._numbers_on_host = torch.zeros(3, batch, dtype=torch.int64)
@@ -148,7 +162,8 @@ class _Recorded:
         ids, slots, positions = self._numbers
         # Made anew, because what it derives of the positions has to be computed in the step.
         step = StaticStep(self._cache, slots, positions[:, None], self._length)
-        return self._decoder.decode_text(ids, self._rows, step)
+        self.state = self._decoder.decode_text(ids, self._rows, step)
+        return self._logits.copy_(self._decoder.logits(self.state))
 
     def _fill(self, token_ids: Sequence[int], step: CacheStep) -> None:
         """Puts a step in its place; what is left of the batch repeats the first slot, and changes nothing.
@@ -161,6 +176,12 @@ class _Recorded:
         self._decoder.table_rows(numbers[0], self._rows_on_host)
         self._numbers.copy_(self._numbers_on_host, non_blocking=True)
         self._rows.copy_(self._rows_on_host, non_blocking=True)
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """Returns the largest distance between rows, as a share of what is wanted."""
+    differences = (found - wanted).float().norm(dim=-1)
+    return (differences / wanted.float().norm(dim=-1)).max().item()
 
 
 def _at_least(number: int, smallest: int) -> int:

@@ -22,8 +22,7 @@ class Streams:
     def begin(self, hidden: Tensor, projected: Tensor) -> Tensor:
         """Returns ``[num_tokens, 5, hidden_size]``: embeddings, and what is projected, made as long as they.
 
-        ``projected`` is ``[num_tokens, 3 * hidden_size]``. The last row is any that is finite: the first
-        layer overwrites it.
+        ``projected`` is ``[num_tokens, 3 * hidden_size]``. The last row is whatever the layers can overwrite.
         """
         others = projected.view(len(hidden), NUM_STREAMS - 1, -1)
         scaled = others * (_length(hidden)[:, None] / self._clamped_length(others))

@@ -31,7 +31,7 @@ using std::min;
 struct Fiber {
     ucontext_t start;
     jmp_buf here;
-    bool has_started, has_ended, waits_for_block;
+    bool has_started, has_ended, waits_for_block, has_waited;
     unsigned num_exchanged;
     std::unique_ptr<char[]> stack;
 };
@@ -65,8 +65,12 @@ static void meet(Barrier& barrier) {
     release(barrier);
     while (barrier.generation == generation) give_way();
 }
+// Of a kernel that may begin before the one ahead has ended, every thread waits for that.
+static bool all_have_waited;
+static void emulated_wait() { fibers[current].has_waited = true; }
 static void run_thread() {
     body(given);
+    all_have_waited &= fibers[current].has_waited;
     fibers[current].has_ended = true;
     Barrier& of_warp = of_warps[current / 32];
     of_warp.expected--, release(of_warp);
@@ -92,9 +96,9 @@ static void run_block() {
     for (int warp = 0; warp < num_threads / 32; warp++) of_warps[warp] = {32, 0, 0};
     std::memset(dynamic_shared, 0xff, sizeof dynamic_shared);  // NaN
     for (int i = 0; i < num_threads; i++) {
-        if (i == (int)fibers.size()) fibers.push_back({{}, {}, {}, {}, {}, 0, std::make_unique<char[]>(STACK_BYTES)});
+        if (i == (int)fibers.size()) fibers.push_back({{}, {}, {}, {}, {}, {}, 0, std::make_unique<char[]>(STACK_BYTES)});
         Fiber& fiber = fibers[i];
-        fiber.has_started = fiber.has_ended = fiber.waits_for_block = false;
+        fiber.has_started = fiber.has_ended = fiber.waits_for_block = fiber.has_waited = false;
     }
     // Of a warp, as far as it comes without the others.
     for (bool is_running = true; is_running;) {
@@ -117,7 +121,8 @@ struct Emulated;
 template <typename... Arguments, void (*KERNEL)(Arguments...)>
 struct Emulated<KERNEL> {
     static void thread(void** arguments) { call(KERNEL, arguments, std::index_sequence_for<Arguments...>()); }
-    static void launch(const unsigned* grid, const unsigned* block, void** arguments) {
+    static bool launch(const unsigned* grid, const unsigned* block, void** arguments) {
+        all_have_waited = true;
         fibers.reserve(1024);
         body = thread, given = arguments;
         gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
@@ -125,6 +130,7 @@ struct Emulated<KERNEL> {
         for (unsigned x = 0; x < grid[0]; x++)
             for (unsigned y = 0; y < grid[1]; y++)
                 for (unsigned z = 0; z < grid[2]; z++) blockIdx = {x, y, z}, run_block();
+        return all_have_waited;
     }
 };
 

@@ -95,6 +95,21 @@ def test_one_token_after_the_other_has_the_logits_of_transformers(model, by_ours
         token_ids.append(token)
 
 
+def test_one_token_alone_is_few_launches_and_reads_no_weights_of_neurons_at_rest(model, by_ours):
+    probe = by_ours()
+    probe.start(0, [5, 6, 7])
+    launched = emulated_cuda.Module.launched
+    launched.clear()
+    probe.runner.decode([0])
+    sparsities = model.config.activation_sparsity_pattern
+    num_layers, num_sparse = len(sparsities), sum(share >= 0.9 for share in sparsities)
+    assert launched["token_gated_numbers"] == sparsities.count(0.0)
+    assert launched["token_gates_numbers"] == num_layers - sparsities.count(0.0)
+    assert launched["token_live"] == launched["token_down_live"] == num_sparse
+    for name in ("token_inputs_numbers", "attend", "token_outputs_numbers", "token_chosen_numbers"):
+        assert launched[name] == num_layers
+
+
 def test_ragged_batches_have_the_logits_of_transformers(model, by_ours, prompt):
     probe = by_ours()
     texts = [prompt(seed, length) for seed, length in enumerate((3, 150, 70))]

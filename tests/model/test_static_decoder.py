@@ -95,12 +95,13 @@ def test_what_repeats_the_step_it_was_recorded_from_is_found_out(run, capsys):
     assert capsys.readouterr().out.count("decode steps are not replayed") == 1
 
 
-def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsys):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")])
+def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsys, error):
     recorder, failures = Recorder(), iter([True, False])
 
     def short_of_memory(compute):
         if next(failures, False):
-            raise torch.OutOfMemoryError
+            raise error
         return recorder(compute)
 
     assert run(short_of_memory) == run(None)

@@ -30,7 +30,7 @@ __device__ __forceinline__ void turn(
 
 // Puts the queries of a prompt side by side, keys and values into the cache, all turned. A block for each token,
 // a warp for each head.
-extern "C" __global__ void rotate(
+extern "C" __global__ void __launch_bounds__(1024) rotate(
     const T* projected, int stride, const T* norm, int norm_stride, const T* cosines, const T* sines, int turn_stride,
     const int64* slots, const int64* positions, int num_new, T* queries, T* cache, int capacity, int num_heads,
     int num_kv_heads, int head_dim, float eps) {

@@ -3,8 +3,7 @@
 // product is computed by all of its blocks, which costs less than a kernel of its own.
 //
 // Compiled by NVRTC at start, for the numbers the model computes in: BFLOAT16 is 1 or 0, GROUP says how many
-// query heads share a key head; the rest, how launches are cut up, is cuda_kernels.py's. Sums are in float32.
-// Rows of streams are five to a token, see layer.py.
+// query heads share a key head; the rest, how launches are cut up, is cuda_source.py's. Sums are in float32.
 
 #if BFLOAT16
 typedef unsigned short T;
@@ -46,6 +45,8 @@ __device__ __forceinline__ void let_next_begin() {
 __device__ __forceinline__ void await_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif !defined(__CUDA_ARCH__)
+    emulated_wait();
 #endif
 }
 
