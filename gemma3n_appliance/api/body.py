@@ -14,9 +14,10 @@ from .keys import max_body_mb
 from .workers import Workers
 
 # Whoever sends a body holds a place in the queue meanwhile, so that it may not take for ever: this long, and
-# longer by what the slowest line needs for the bytes that have come.
+# longer by what the slowest line needs for the bytes that have come, but never longer than that.
 GRACE_S = 10.0
 SLOWEST_BYTES_PER_S = 8_192
+LONGEST_S = 300.0
 # What is on its way already when a request is refused: this much, for so long.
 SMALL_BODY_BYTES = 65_536
 DISCARD_S = 1.0
@@ -81,7 +82,7 @@ async def _read(req: Request, max_mb: int) -> bytes:
     pieces = aiter(req.stream)
     began_s = time.monotonic()
     while True:
-        deadline_s = began_s + GRACE_S + len(body) / SLOWEST_BYTES_PER_S
+        deadline_s = began_s + min(LONGEST_S, GRACE_S + len(body) / SLOWEST_BYTES_PER_S)
         piece = await _next(pieces, deadline_s - time.monotonic())
         if piece is None:
             return bytes(body)

@@ -28,7 +28,8 @@ def ask(
         prompt = prompts.for_chat(body.chat.body, model, request_id, fetched)
     except InvalidRequestError as error:
         raise body.chat.reworded(error) from None
-    return Asked((prompt.request,), ResponsesReply(_begun(body, prompt.request)))
+    reply = ResponsesReply(_begun(body, prompt.request), prompt.num_image_tokens, prompt.num_audio_tokens)
+    return Asked((prompt.request,), reply)
 
 
 def _begun(body: ResponsesRequest, request: GenerationRequest) -> Response:

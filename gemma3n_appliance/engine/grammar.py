@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import structlog
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
@@ -17,8 +16,6 @@ from ..errors import ApplianceError, EngineError, GrammarError
 
 if TYPE_CHECKING:  # a name of the stub's alone
     from llguidance._lib import JsonCompileOptions
-
-log = structlog.get_logger(__name__)
 
 # What may stand in a JSON string takes longest to find, unless it was looked through before. Each of these
 # takes as much memory as all tokens together, so there is one.
@@ -94,8 +91,7 @@ class Guide:
                 f"The grammar of the answer has become too much to keep to: {error.message}. Simplify it."
             ) from None
         except BaseException as error:  # panics of libraries written in Rust are no Exception
-            log.error("grammar_failed", exc_info=error)
-            raise EngineError("The grammar of the answer failed. Simplify it.") from None
+            raise EngineError("The grammar of the answer failed. Simplify it.") from error
 
     def _mask_after(self, token_id: int) -> bytes:
         try:

@@ -155,7 +155,14 @@ class Loop:
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         request_id = sequence.request.request_id
         if isinstance(error, ApplianceError):
-            log.warning("request_failed", request_id=request_id, code=error.code, reason=error.message)
+            fault = error.__cause__ if isinstance(error, EngineError) else None
+            log.warning(
+                "request_failed",
+                request_id=request_id,
+                code=error.code,
+                reason=error.message,
+                **({"exc_info": fault} if fault else {}),
+            )
             sequence.sink(error)
         else:
             log.error("request_failed", request_id=request_id, exc_info=error)

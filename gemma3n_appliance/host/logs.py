@@ -6,7 +6,14 @@ from typing import Any
 
 import structlog
 from gunicorn.glogging import Logger
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+# What a terminal obeys, or takes for the end of a line; that itself is escaped by what renders.
+_CONTROLS = {
+    number: f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    for number in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+    if chr(number) != "\n"
+}
 
 # Chatty at info, and about nothing that a person who runs this server could act on.
 _QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "asyncio")
@@ -60,10 +67,18 @@ def _for_machines() -> list[Processor]:
     """Key=value; a traceback becomes one value, its line ends escaped."""
     return [
         structlog.processors.format_exc_info,
+        _without_controls,
         structlog.processors.LogfmtRenderer(
             key_order=["timestamp", "level", "event", "request_id"], drop_missing=True, bool_as_flag=False
         ),
     ]
+
+
+def _without_controls(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Escapes what people sent, a path above all, lest it forge lines or colours."""
+    return {
+        name: value.translate(_CONTROLS) if isinstance(value, str) else value for name, value in event.items()
+    }
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

@@ -212,7 +212,9 @@ class Prompts:
     def _decode(self, media: Picture | Clip, fetched: Mapping[str, bytes]) -> Media:
         if isinstance(media, Clip):
             return audio.decode(from_base64(media.data, media.param), media.param)
-        content = fetched.get(media.url) or from_data_url(media.url, media.param)
+        content = fetched.get(media.url)
+        if content is None:
+            content = from_data_url(media.url, media.param)
         return images.decode(content, self._settings.max_image_pixels, self.files.resize, media.param)
 
 

@@ -68,10 +68,12 @@ OutputItem = SerializeAsAny[Annotated[OutputMessage | OutputCall, Field(discrimi
 
 
 class InputTokensDetails(BaseModel):
-    """Of the tokens read: those that cost no computing."""
+    """Of the tokens read: those that cost no computing, and those of pictures and sounds."""
 
     cached_tokens: int
     cache_write_tokens: int = 0
+    audio_tokens: int = 0
+    image_tokens: int = 0
 
 
 class OutputTokensDetails(BaseModel):

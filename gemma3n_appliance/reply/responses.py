@@ -38,6 +38,8 @@ class ResponsesReply:
     """A response as it grows; ``response`` is what it is before anything is said."""
 
     response: Response
+    num_image_tokens: int = 0
+    num_audio_tokens: int = 0
     num_prompts: ClassVar[int] = 1
     num_choices: ClassVar[int] = 1
     _num_events: int = 0
@@ -73,11 +75,24 @@ class ResponsesReply:
         if not self._done and self._open is None:
             yield from self._begin(_Message())
         yield from self._end(status)
-        changes: dict[str, Any] = {"status": status, "output": self._done, "usage": _usage(tally)}
+        changes: dict[str, Any] = {"status": status, "output": self._done, "usage": self._usage(tally)}
         if is_cut:
             changes["incomplete_details"] = IncompleteDetails(reason="max_output_tokens")
         response = self.response.model_copy(update=changes)
         yield self._event(ResponseTold, type=f"response.{status}", response=response)
+
+    def _usage(self, tally: Tally) -> ResponseUsage:
+        return ResponseUsage(
+            input_tokens=tally.num_prompt_tokens,
+            input_tokens_details=InputTokensDetails(
+                cached_tokens=tally.num_cached_tokens,
+                audio_tokens=self.num_audio_tokens,
+                image_tokens=self.num_image_tokens,
+            ),
+            output_tokens=tally.num_completion_tokens,
+            output_tokens_details=OutputTokensDetails(),
+            total_tokens=tally.num_prompt_tokens + tally.num_completion_tokens,
+        )
 
     def _begin(self, part: "_Message | _Call") -> Iterator[Reply]:
         self._open = part
@@ -167,16 +182,6 @@ class _Call:
         return OutputCall(
             id=self.id, status=status, call_id=self.call_id, name=self.name, arguments=self.arguments
         )
-
-
-def _usage(tally: Tally) -> ResponseUsage:
-    return ResponseUsage(
-        input_tokens=tally.num_prompt_tokens,
-        input_tokens_details=InputTokensDetails(cached_tokens=tally.num_cached_tokens),
-        output_tokens=tally.num_completion_tokens,
-        output_tokens_details=OutputTokensDetails(),
-        total_tokens=tally.num_prompt_tokens + tally.num_completion_tokens,
-    )
 
 
 def _logprobs(tokens: Sequence[ScoredToken]) -> list[OutputLogprob]:

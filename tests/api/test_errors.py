@@ -1,4 +1,5 @@
 import contextlib
+import http.client
 import json
 import socket
 import threading
@@ -6,9 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from structlog.testing import capture_logs
 
 from gemma3n_appliance.api import body
 from gemma3n_appliance.errors import InsufficientMemoryError, ModelLoadError
+from gemma3n_appliance.host import worker
 from tests.fakes.media import image_part
 from tests.waiting import wait_until
 
@@ -175,12 +178,29 @@ def test_a_body_that_never_comes_is_given_up(served: Served, monkeypatch: pytest
     "sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000 + b"\r\n\r\n"]
 )
 def test_what_is_not_http_gets_an_error_object_as_well(served: Served, sent):
-    with served.connect() as connection:
+    with capture_logs() as logs, served.connect() as connection:
         connection.sendall(sent)
         head, _, content = everything(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
-    assert b"x-request-id: " in head
+    assert "64 kB of headers" in json.loads(content)["error"]["message"]
     assert json.loads(content)["error"]["code"] == "bad_http"
+    (line,) = (line for line in logs if line.get("status") == 400)
+    assert b"x-request-id: %s" % line["request_id"].encode() in head
+
+
+def test_a_head_that_never_comes_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker, "HEAD_S", 0.2)
+    with served.connect() as silent, served.connect() as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nx-")
+        assert everything(silent) == b""
+        assert everything(slow).startswith(b"HTTP/1.1 408 ")
+    # Between requests, a connection may rest.
+    kept = http.client.HTTPConnection("127.0.0.1", served.port)
+    for _ in range(2):
+        kept.request("GET", "/health")
+        assert b"ready" in kept.getresponse().read()
+        time.sleep(0.5)
+    kept.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -244,6 +264,7 @@ def test_a_model_that_loads_too_long_answers_503_and_when_to_come_back(serve: Se
     refused = served.chat()
     assert error_of(refused, 503)["code"] == "model_not_ready"
     assert int(refused.headers["retry-after"]) >= 1
+    assert error_of(served.chat(stream=True), 503)["code"] == "model_not_ready"
     may_load.set()
 
 

@@ -6,10 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from gemma3n_appliance.api.metrics import Metrics
+from gemma3n_appliance.engine.engine import Engine
+from gemma3n_appliance.engine.pulse import Pulse
 from gemma3n_appliance.host import key_file
+from gemma3n_appliance.protocol.reading import Reading
 from tests.waiting import wait_until
 
 DASHBOARD = Path(__file__).parents[2] / "ansible" / "grafana" / "gemma3n.json"
@@ -202,6 +207,22 @@ def test_what_is_no_answer_has_no_tokens_in_the_log(served):
         served.chat(temperature=5)
         wait_until(lambda: request_lines(logs))
     assert "prompt_tokens" not in request_lines(logs)[0]
+
+
+def test_the_boards_sensors_are_told_of_by_their_names(speaker):
+    readings = [
+        Reading("temperature", "celsius", "How hot.", 51.5, "cpu"),
+        Reading("temperature", "celsius", "How hot.", 49.0, "gpu"),
+        Reading("memory_available", "bytes", "Free.", 5e9, None),
+    ]
+    engine = Engine(speaker.loaded, max_queue=1, prefill_chunk=8, pulse=Pulse(1.0))
+    text = generate_latest(Metrics(engine, "m", lambda: readings).registry).decode()
+    for line in (
+        'gemma3n_temperature_celsius{sensor="cpu"} 51.5',
+        'gemma3n_temperature_celsius{sensor="gpu"} 49.0',
+        "gemma3n_memory_available_bytes 5e+09",
+    ):
+        assert f"\n{line}\n" in text
 
 
 def test_the_dashboard_reads_what_is_there(served):

@@ -210,6 +210,7 @@ def test_a_name_counts_as_all_that_it_means_and_is_looked_up_once(serve, speaker
         ("status/404", "404"),
         ("status/500", "500"),
         ("status/204", "204"),
+        ("status/200", "not a picture"),
         ("to/", "302"),
         ("nonsense", "cannot be fetched"),
         ("text", "not a picture"),

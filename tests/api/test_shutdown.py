@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 
 from gemma3n_appliance.host import worker
@@ -12,6 +13,8 @@ from tests.waiting import wait_until
 from .conftest import Served
 from .speaker import Speaker
 from .test_errors import error_of
+
+BODY = {"model": "gemma3n", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.fixture
@@ -35,6 +38,21 @@ def test_what_runs_is_finished(held: Served, speaker: Speaker):
         assert answer.result().json()["choices"][0]["message"]["content"] == "Hello there."
 
 
+def test_who_comes_while_it_drains_is_sent_elsewhere(held: Served, speaker: Speaker):
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(held.chat)
+        wait_until(lambda: held.engine.num_running == 1)
+        held.terminate()
+        wait_until(lambda: is_draining(held))
+        with httpx2.Client(base_url=held.http.base_url) as another:
+            refused = another.post("/v1/chat/completions", json=BODY)
+            assert another.get("/health/ready").status_code == 503
+        assert error_of(refused, 503)["code"] == "shutting_down"
+        assert refused.headers["connection"] == "close"
+        speaker.may_decode.set()
+        assert answer.result().status_code == 200
+
+
 def test_what_takes_too_long_is_told_so_plainly(held: Served, speaker: Speaker, monkeypatch):
     monkeypatch.setattr(worker, "DRAIN_S", 0.1)
     with ThreadPoolExecutor(1) as pool:
@@ -49,8 +67,7 @@ def test_what_takes_too_long_is_told_so_plainly(held: Served, speaker: Speaker, 
 
 def test_a_stream_that_takes_too_long_ends_with_an_error_frame(held: Served, speaker: Speaker, monkeypatch):
     monkeypatch.setattr(worker, "DRAIN_S", 0.1)
-    body = {"model": "gemma3n", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    with held.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+    with held.http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as answer:
         lines = (line for line in answer.iter_lines() if line.startswith("data: "))
         next(lines)
         held.terminate()

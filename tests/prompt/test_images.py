@@ -38,6 +38,12 @@ def test_every_format_is_read(form):
     assert near(seen[3, 4], RED)
 
 
+@pytest.mark.parametrize("form", images.FORMATS)
+@pytest.mark.parametrize("tail", [b"PK\x03\x04" + b"x" * 5000, b"<script>alert(1)</script>", b"\0" * 70_000])
+def test_of_a_file_that_is_something_else_too_only_the_picture_counts(form, tail):
+    assert (pixels(picture(form) + tail) == pixels(picture(form))).all()
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "L", "YCbCr"])
 def test_jpegs_of_other_colour_spaces_become_rgb(mode):
     seen = pixels(picture("JPEG", color="white", mode=mode))

@@ -92,7 +92,12 @@ def test_a_call_that_is_cut_off_is_incomplete_and_those_before_it_are_not():
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert response["usage"] == {
         "input_tokens": 5,
-        "input_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": 1,
+            "cache_write_tokens": 0,
+            "audio_tokens": 0,
+            "image_tokens": 0,
+        },
         "output_tokens": 9,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 14,
