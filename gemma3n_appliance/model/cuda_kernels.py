@@ -98,11 +98,7 @@ class CudaKernels:
 
     def spread(self, rows: Tensor, added: Tensor, norm: Tensor) -> None:
         """Adds to all streams but the first."""
-        self._spread(
-            (len(rows), 1, 1),
-            (self._threads, 1, 1),
-            *(rows, added, added.stride(0), norm, self._hidden_size, self._eps),
-        )
+        self._of_tokens(self._spread, rows, added, added.stride(0), norm)
 
     def activate(self, gate_and_up: Tensor, cutoff: float | None) -> Tensor:
         """Returns ``[num_tokens, size]`` of ``[num_tokens, 2 * size]``."""

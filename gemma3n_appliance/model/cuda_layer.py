@@ -33,7 +33,6 @@ class CudaLayer(Layer):
         self._kernels = kernels
         self._spread_norm: Tensor | None = None
         self._held = _Holdings.of(self)
-        self._choose = _ours(self._per_layer_gate).chosen
 
     def follow(self, before: Layer) -> None:
         """See `Layer`."""
@@ -61,7 +60,7 @@ class CudaLayer(Layer):
         fed = self._feed_forward
         down = fed.down(kernels.activate(fed.gate_and_up(following), fed.cutoff))
         kernels.correct(rows, gated, down, self._ffn_output_norm.weight, *router, self._correction)
-        chosen = self._choose(rows[:, 0], per_layer)
+        chosen = _ours(self._per_layer_gate).chosen(rows[:, 0], per_layer)
         kernels.spread(rows, self._per_layer(chosen), self._per_layer_norm.weight)
         return rows
 

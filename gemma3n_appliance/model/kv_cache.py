@@ -101,6 +101,11 @@ class KVCache:
         for layer in self.layers:
             layer[target, :length] = layer[source, :length]
 
+    def mask(self, is_seen: Tensor) -> Tensor:
+        """Returns what to add to scores: nothing where a position is seen, else minus infinity."""
+        nothing = torch.zeros((), device=self.device, dtype=self.dtype)
+        return torch.where(is_seen, nothing, -torch.inf)
+
     def step(self, slots: Sequence[int], num_new: int) -> "CacheStep":
         """Returns a view for one forward pass over ``num_new`` further positions of each of ``slots``."""
         return CacheStep(self, tuple(slots), tuple(self.lengths[slot] for slot in slots), num_new)
@@ -192,11 +197,7 @@ class CacheStep:
     def _window_mask(self, first: int, num_queries: int, start: int, num_seen: int) -> Tensor:
         queries = torch.arange(first, first + num_queries, device=self.cache.device)
         behind = queries[:, None] - torch.arange(start, start + num_seen, device=self.cache.device)
-        return self._mask((behind >= 0) & (behind < self.cache.sliding_window))
-
-    def _mask(self, is_seen: Tensor) -> Tensor:
-        nothing = torch.zeros((), device=self.cache.device, dtype=self.cache.dtype)
-        return torch.where(is_seen, nothing, -torch.inf)
+        return self.cache.mask((behind >= 0) & (behind < self.cache.sliding_window))
 
     def _span(self, window: int | None) -> Span:
         start = 0 if window is None else max(0, min(self.starts) + 1 - window)
@@ -209,7 +210,7 @@ class CacheStep:
         is_seen = keys <= queries
         if window is not None:
             is_seen &= keys > queries - window
-        return Span(start, self.longest, self._mask(is_seen))
+        return Span(start, self.longest, self.cache.mask(is_seen))
 
     def last(self) -> "CacheStep":
         """Returns a view for the last of the new positions alone."""

@@ -9,6 +9,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from ctypes import byref, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p, pointer
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,8 +55,9 @@ class Module:
         function, static_bytes = c_void_p(), c_int()
         self._check(self._driver.cuModuleGetFunction(byref(function), self._handle, name.encode()))
         self._check(self._driver.cuFuncGetAttribute(byref(static_bytes), _SHARED_SIZE, function))
-        return Kernel(self, function, static_bytes.value, overlaps and self._can_overlap())
+        return Kernel(self, function, static_bytes.value, overlaps and self._can_overlap)
 
+    @cached_property
     def _can_overlap(self) -> bool:
         version = c_int()
         self._check(self._driver.cuDriverGetVersion(byref(version)))

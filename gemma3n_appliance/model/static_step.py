@@ -62,5 +62,4 @@ class StaticStep:
         return keys.transpose(1, 2), values.transpose(1, 2)
 
     def _mask(self, is_seen: Tensor) -> Tensor:
-        nothing = torch.zeros((), device=is_seen.device, dtype=self.cache.dtype)
-        return torch.where(is_seen, nothing, -torch.inf)[:, None, None]
+        return self.cache.mask(is_seen)[:, None, None]

@@ -2,7 +2,9 @@
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -28,22 +30,25 @@ def is_draining(served: Served) -> bool:
     return served.engine.state.value == "draining"
 
 
-def test_what_runs_is_finished(held: Served, speaker: Speaker):
+@contextmanager
+def answering_while_it_drains(held: Served) -> Iterator[Future[httpx2.Response]]:
+    """Gives the answer to come of a server that was told to stop before it had gone on."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(held.chat)
         wait_until(lambda: held.engine.num_running == 1)
         held.terminate()
         wait_until(lambda: is_draining(held))
+        yield answer
+
+
+def test_what_runs_is_finished(held: Served, speaker: Speaker):
+    with answering_while_it_drains(held) as answer:
         speaker.may_decode.set()
         assert answer.result().json()["choices"][0]["message"]["content"] == "Hello there."
 
 
 def test_who_comes_while_it_drains_is_sent_elsewhere(held: Served, speaker: Speaker):
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(held.chat)
-        wait_until(lambda: held.engine.num_running == 1)
-        held.terminate()
-        wait_until(lambda: is_draining(held))
+    with answering_while_it_drains(held) as answer:
         with httpx2.Client(base_url=held.http.base_url) as another:
             refused = another.post("/v1/chat/completions", json=BODY)
             assert another.get("/health/ready").status_code == 503
@@ -55,11 +60,7 @@ def test_who_comes_while_it_drains_is_sent_elsewhere(held: Served, speaker: Spea
 
 def test_what_takes_too_long_is_told_so_plainly(held: Served, speaker: Speaker, monkeypatch):
     monkeypatch.setattr(worker, "DRAIN_S", 0.1)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(held.chat)
-        wait_until(lambda: held.engine.num_running == 1)
-        held.terminate()
-        wait_until(lambda: is_draining(held))
+    with answering_while_it_drains(held) as answer:
         threading.Timer(0.5, speaker.may_decode.set).start()
         speaker.answer_endlessly = True
         assert error_of(answer.result(), 503)["code"] == "shutting_down"

@@ -60,28 +60,34 @@ def scatter_weights(model: torch.nn.Module) -> None:
             parameter.normal_(1.0, 0.2)
 
 
-@pytest.fixture(scope="session", params=SHAPES)
-def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
+def random_text_model(**sizes: object) -> Gemma3nForCausalLM:
+    """Makes one of what it has of ``sizes``; vocabulary, heads and context are always the same."""
     torch.manual_seed(1)
-    shape = SHAPES[request.param]
     config = Gemma3nTextConfig(
         vocab_size=300,
         vocab_size_per_layer_input=300,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=len(shape["layer_types"]),
+        num_hidden_layers=len(sizes["layer_types"]),
         num_attention_heads=4,
         head_dim=16,
-        hidden_size_per_layer_input=8,
-        laurel_rank=4,
         max_position_embeddings=1024,
-        initializer_range=0.2,
         eos_token_id=None,
-        **shape,
+        **sizes,
     )
     model = Gemma3nForCausalLM(config).eval()
     scatter_weights(model)
     return model
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
+    return random_text_model(
+        hidden_size=48,
+        intermediate_size=96,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        initializer_range=0.2,
+        **SHAPES[request.param],
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers import Gemma3nForCausalLM
 
 from gemma3n_appliance.model import native
 from gemma3n_appliance.model.parts import Parts
 
 from . import emulated_cuda
-from .conftest import FULL, SLIDING, Probe, Steadfast, distance, scatter_weights
+from .conftest import FULL, SLIDING, Probe, Steadfast, distance, random_text_model
 
 CPU = torch.device("cpu")
 SHAPES = {
@@ -33,25 +33,13 @@ SHAPES = {
 
 @pytest.fixture(scope="module", params=SHAPES)
 def model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
-    torch.manual_seed(1)
-    shape = SHAPES[request.param]
-    config = Gemma3nTextConfig(
-        vocab_size=300,
-        vocab_size_per_layer_input=300,
+    return random_text_model(
         hidden_size=160,
-        num_hidden_layers=len(shape["layer_types"]),
-        num_attention_heads=4,
-        head_dim=16,
         hidden_size_per_layer_input=32,
         laurel_rank=32,
-        max_position_embeddings=1024,
         initializer_range=0.1,
-        eos_token_id=None,
-        **shape,
+        **SHAPES[request.param],
     )
-    made = Gemma3nForCausalLM(config).eval()
-    scatter_weights(made)
-    return made
 
 
 @pytest.fixture(scope="module")
