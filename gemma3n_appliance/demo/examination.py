@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from . import board, calls
 from . import conversations as c
 from .words import listed
 
@@ -21,6 +22,10 @@ LEVELS = {
     "system prompt": 0.90,
     "count": 0.90,
     "spell": 0.90,
+    "call": 0.90,
+    "two calls": 0.90,
+    "result": 0.90,
+    "no call": 0.90,
 }
 
 
@@ -62,6 +67,10 @@ def questions(seed: int, per_kind: int) -> list[Question]:
         "system prompt": lambda: _shouted(rng, asked),
         "count": lambda: _alone(c.count(rng, asked)),
         "spell": lambda: _alone(c.spell(rng, asked, _unlisted_word(rng))),
+        "call": lambda: _called(rng, asked, 1),
+        "two calls": lambda: _called_twice(rng, asked),
+        "result": lambda: _called(rng, asked, 2),
+        "no call": lambda: _left_uncalled(rng, asked),
     }
     drawn = [Question("appliance and small talk", x) for x in _topics(rng, asked, 2 * per_kind)]
     return drawn + [Question(kind, make()) for kind, make in makers.items() for _ in range(per_kind)]
@@ -108,6 +117,27 @@ def _shouted(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     """Asks with a taught wording, so that only the system prompt is examined."""
     exchange = c.topic(rng, c.wordings("taught"))
     return c.Conversation([c.shout(exchange)], asked.ask(rng, "caps_system"))
+
+
+def _called(rng: random.Random, asked: c.Wordings, num_turns: int) -> c.Conversation:
+    """Asks for something that there is a function for: first comes a call, then the answer to its result."""
+    has = board.draw(rng)
+    makers = [calls.temperature] if has.has("get_temperature") else []
+    makers += [calls.fan] if has.has("set_fan") else []
+    return c.Conversation(rng.choice(makers)(rng, asked)[:num_turns], board=has)
+
+
+def _called_twice(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    has = board.Board((board.thermometer(), board.fan()))
+    return c.Conversation(calls.two_temperatures(rng, asked)[:1], board=has)
+
+
+def _left_uncalled(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Asks with a taught wording for what has nothing to do with the functions, or that they cannot do."""
+    has = board.draw(rng)
+    if len(has.functions) == 1 and rng.random() < 0.3:
+        return c.Conversation([calls.out_of_reach(rng, asked, has)], board=has)
+    return c.Conversation([c.topic(rng, c.wordings("taught"))], board=has)
 
 
 def _unlisted_word(rng: random.Random) -> str:
