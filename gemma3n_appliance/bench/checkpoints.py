@@ -13,7 +13,7 @@ DEMO = Path(__file__).parents[1] / "demo/checkpoint_files"
 COPIED_FILES = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # So many ids the demo's tokenizer has.
-VOCAB_SIZE = 977
+VOCAB_SIZE = json.loads((DEMO / "config.json").read_text())["text_config"]["vocab_size"]
 END_IDS = (1, 6)
 
 
