@@ -30,6 +30,8 @@ case "$*" in
     *"-m pip"*install*torchvision==*) [ ! -e no-torchvision ] && touch .venv/torchvision ;;
     *"-m pip"*install*torch==*) touch .venv/torch ;;
     *"-m pip"*install*) ;;
+    *"-m uv"*) [ -e has-uv ] ;;
+    *"import gemma3n_appliance"*) ;;
     *version_info*) echo 3.11 ;;
     *) exit 1 ;;
 esac
@@ -104,6 +106,16 @@ def test_setup_makes_an_environment_once(tree: Tree):
     tree.write("calls")
     assert tree.run("setup").returncode == 0
     assert "install" not in tree.calls
+
+
+@pytest.mark.parametrize(("has_uv", "by_pip"), [(True, False), (False, True)])
+def test_pins_are_installed_with_pip_where_uv_cannot(tree: Tree, has_uv: bool, by_pip: bool):
+    if has_uv:
+        tree.write("has-uv")
+    assert tree.run("setup").returncode == 0
+    [by_uv] = re.findall(r"^-m uv .* --requirement requirements/python3.11.txt$", tree.calls, re.MULTILINE)
+    assert "--no-deps" in by_uv
+    assert ("--no-deps --requirement requirements/python3.11.txt" in tree.calls.replace(by_uv, "")) is by_pip
 
 
 def test_setup_installs_a_torchvision_that_a_run_before_left_out(tree: Tree):
