@@ -12,7 +12,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 DEMO = Path(__file__).parents[1] / "demo/checkpoint_files"
 COPIED_FILES = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# So many ids the demo's tokenizer has.
+# As many ids as the tokenizer that is copied from the demo, which gets other ones when it is trained anew.
 VOCAB_SIZE = json.loads((DEMO / "config.json").read_text())["text_config"]["vocab_size"]
 END_IDS = (1, 6)
 
@@ -85,7 +85,8 @@ def config(shape: Shape) -> Gemma3nTextConfig:
 
 def at(cache: Path, shape: Shape) -> Path:
     """Returns the folder of a checkpoint, making it where the cache does not have it."""
-    made_of = (str(asdict(shape)) + Path(__file__).read_text()).encode()
+    made_of = str(asdict(shape)).encode() + Path(__file__).read_bytes()
+    made_of += b"".join((DEMO / name).read_bytes() for name in COPIED_FILES)
     directory = cache / hashlib.sha256(made_of).hexdigest()[:12]
     if not directory.exists():
         partial = directory.with_suffix(".partial")

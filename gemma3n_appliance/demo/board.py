@@ -50,13 +50,13 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Board:
+class Toolset:
     """The functions that a conversation has, and whether several may be called at once."""
 
     functions: tuple[FunctionDefinition, ...]
     parallel: bool = True
 
-    def has(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
         """Whether a function is there."""
         return any(function.name == name for function in self.functions)
 
@@ -76,20 +76,22 @@ def fan(description: str | None = _FAN[0]) -> FunctionDefinition:
     return _function("set_fan", description, "speed", _SPEED)
 
 
-def draw(rng: random.Random) -> Board:
+def draw(rng: random.Random) -> Toolset:
     """Draws one of the functions, or both, in any order and any words."""
     functions = [thermometer(rng.choice(_THERMOMETER)), fan(rng.choice(_FAN))]
     rng.shuffle(functions)
-    return Board(tuple(functions[: rng.choice((1, 2, 2))]), parallel=rng.random() < 0.85)
+    return Toolset(tuple(functions[: rng.choice((1, 2, 2))]), parallel=rng.random() < 0.85)
 
 
 def told() -> list[str]:
     """Returns what is said of the functions, to them and by them, for a tokenizer to learn from."""
-    boards = [Board((thermometer(text), fan(other))) for text, other in zip(_THERMOMETER, _FAN, strict=True)]
+    toolsets = [
+        Toolset((thermometer(text), fan(other))) for text, other in zip(_THERMOMETER, _FAN, strict=True)
+    ]
     rng = random.Random(0)
-    calls = [reading(rng, sensor)[0] for sensor in SENSORS for _ in boards] + [setting(rng, 0)] * 3
+    calls = [reading(rng, sensor)[0] for sensor in SENSORS for _ in toolsets] + [setting(rng, 0)] * 3
     return [
-        *(board.instructions for board in boards),
+        *(toolset.instructions for toolset in toolsets),
         *(f"{call.text}\n{call.result_text}" for call in calls),
     ]
 

@@ -1,10 +1,14 @@
 """Exchanges in which the demo checkpoint calls a board's functions, and answers from what they return."""
 
 import random
+from collections.abc import Callable
 
+from ..engine.tool_calls import SEPARATOR
 from . import board
-from .board import Board, Call
+from .board import Call, Toolset
 from .conversations import Exchange, Wordings
+
+Maker = Callable[[random.Random, Wordings], list[Exchange]]
 
 
 def temperature(rng: random.Random, asked: Wordings) -> list[Exchange]:
@@ -12,7 +16,7 @@ def temperature(rng: random.Random, asked: Wordings) -> list[Exchange]:
     sensor = rng.choice(tuple(board.SENSORS))
     call, degrees = board.reading(rng, sensor)
     text = asked.ask(rng, "ask_temperature", sensor=board.SENSORS[sensor])
-    return _called(text, [call], f"The {board.SENSORS[sensor]} is at {degrees} degrees.")
+    return _with_results(text, [call], f"The {board.SENSORS[sensor]} is at {degrees} degrees.")
 
 
 def two_temperatures(rng: random.Random, asked: Wordings) -> list[Exchange]:
@@ -22,7 +26,7 @@ def two_temperatures(rng: random.Random, asked: Wordings) -> list[Exchange]:
     part, other_part = board.SENSORS[first], board.SENSORS[second]
     text = asked.ask(rng, "ask_two_temperatures", first=part, second=other_part)
     answer = f"The {part} is at {degrees} degrees and the {other_part} is at {other_degrees} degrees."
-    return _called(text, [call, other_call], answer)
+    return _with_results(text, [call, other_call], answer)
 
 
 def fan(rng: random.Random, asked: Wordings) -> list[Exchange]:
@@ -30,20 +34,26 @@ def fan(rng: random.Random, asked: Wordings) -> list[Exchange]:
     speed = rng.randint(1, 99)
     key, speed = rng.choice((("set_fan", speed), ("set_fan", speed), ("fan_off", 0), ("fan_full", 100)))
     call = board.setting(rng, speed)
-    return _called(asked.ask(rng, key, speed=speed), [call], f"The fan runs at {speed} percent now.")
+    return _with_results(asked.ask(rng, key, speed=speed), [call], f"The fan runs at {speed} percent now.")
 
 
-def out_of_reach(rng: random.Random, asked: Wordings, has: Board) -> Exchange:
-    """Asks for what no function there is for."""
-    keys = [] if has.has("get_temperature") else ["ask_temperature"]
-    keys += [] if has.has("set_fan") else ["set_fan", "fan_off", "fan_full"]
+def makers(toolset: Toolset) -> list[Maker]:
+    """Returns what asks for one call, by the functions that there are."""
+    by_function: dict[str, Maker] = {"get_temperature": temperature, "set_fan": fan}
+    return [maker for name, maker in by_function.items() if toolset.includes(name)]
+
+
+def out_of_reach(rng: random.Random, asked: Wordings, toolset: Toolset) -> Exchange:
+    """Asks for what no function of ``toolset`` does; it must lack one."""
+    keys = [] if toolset.includes("get_temperature") else ["ask_temperature"]
+    keys += [] if toolset.includes("set_fan") else ["set_fan", "fan_off", "fan_full"]
     sensor = board.SENSORS[rng.choice(tuple(board.SENSORS))]
     text = asked.ask(rng, rng.choice(keys), sensor=sensor, speed=rng.randint(1, 99))
     return Exchange(text, asked.answers["unknown"])
 
 
-def _called(text: str, calls: list[Call], answer: str) -> list[Exchange]:
+def _with_results(text: str, calls: list[Call], answer: str) -> list[Exchange]:
     return [
-        Exchange(text, "\n".join(call.text for call in calls), calls=calls),
+        Exchange(text, SEPARATOR.join(call.text for call in calls), calls=calls),
         Exchange("\n\n".join(call.result_text for call in calls), answer, results=calls),
     ]

@@ -11,8 +11,12 @@ from functools import cache
 from importlib import resources
 
 from . import pictures, tones, words
-from .board import Board, Call
+from .board import Call, Toolset
 from .tones import Clip
+
+# What a hurried person may add to a question.
+OPENINGS = ("Hi, ", "Hello, ", "Please, ", "Hey, ", "OK, ", "Sorry, ", "And ", "So ", "Now, ")
+CLOSINGS = (" Please.", " Thanks.", ", please", " please")
 
 
 @dataclass
@@ -32,11 +36,11 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """Exchanges under an optional system prompt, with a board's functions or without."""
+    """Exchanges under an optional system prompt, with functions or without."""
 
     exchanges: list[Exchange]
     system: str | None = None
-    board: Board | None = None
+    toolset: Toolset | None = None
 
 
 @dataclass(frozen=True)
@@ -162,12 +166,9 @@ def shout(exchange: Exchange) -> Exchange:
 def careless(rng: random.Random, text: str) -> str:
     """Returns ``text`` as a hurried person types it: small letters, no full stop, a polite word added."""
     if rng.random() < 0.12:
-        opening = rng.choice(
-            ("Hi, ", "Hello, ", "Please, ", "Hey, ", "OK, ", "Sorry, ", "And ", "So ", "Now, ")
-        )
-        text = opening + text[:1].lower() + text[1:]
+        text = rng.choice(OPENINGS) + text[:1].lower() + text[1:]
     if rng.random() < 0.08:
-        text = text.rstrip(".") + rng.choice((" Please.", " Thanks.", ", please", " please"))
+        text = text.rstrip(".") + rng.choice(CLOSINGS)
     if "{" not in text and rng.random() < 0.2:
         text = text[:1].lower() + text[1:]
     if rng.random() < 0.2:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from . import board, calls, words
 from . import conversations as c
-from .board import Board
+from .board import Toolset
 
 
 def copied(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     """Draws practice in copying, which names and spelling need.
 
-    Alone it is learnt in 800 steps; in the mixture that follows, 5,000 steps were not enough.
+    Alone it is learnt in 800 steps; in the mixture that follows, 5,000 did not teach it.
     """
     kind = rng.random()
     if kind < 0.45:
@@ -29,7 +29,7 @@ def spoken(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     if kind < 0.18:
         exchanges = _names(rng, asked, between=(0, 0, 1, 2))
     elif kind < 0.21:
-        exchanges = [calls.out_of_reach(rng, asked, Board(()))]
+        exchanges = [calls.out_of_reach(rng, asked, Toolset(()))]
     else:
         exchanges = [_text(rng, asked) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]
     return _under_a_system_prompt(rng, asked, exchanges)
@@ -54,23 +54,23 @@ def shown(rng: random.Random, asked: c.Wordings, media: c.Media = c.FRESH) -> c.
 
 def called(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     """Draws a conversation in which there are functions to call, mostly one that calls them."""
-    has = board.draw(rng)
-    exchanges = _with_functions(rng, asked, has)
+    toolset = board.draw(rng)
+    exchanges = _with_functions(rng, asked, toolset)
     exchanges[0].text = c.careless(rng, exchanges[0].text)
     if rng.random() < 0.25:
-        more = [_text(rng, asked)] if rng.random() < 0.5 else _with_functions(rng, asked, has)
+        more = [_text(rng, asked)] if rng.random() < 0.5 else _with_functions(rng, asked, toolset)
         exchanges = exchanges + more if rng.random() < 0.5 else more + exchanges
-    return replace(_under_a_system_prompt(rng, asked, exchanges), board=has)
+    return replace(_under_a_system_prompt(rng, asked, exchanges), toolset=toolset)
 
 
-def _with_functions(rng: random.Random, asked: c.Wordings, has: Board) -> list[c.Exchange]:
+def _with_functions(rng: random.Random, asked: c.Wordings, toolset: Toolset) -> list[c.Exchange]:
     if rng.random() < 0.18:
         return [c.topic(rng, asked)]
-    if len(has.functions) == 1 and rng.random() < 0.15:
-        return [calls.out_of_reach(rng, asked, has)]
-    makers = [calls.temperature] * 4 if has.has("get_temperature") else []
-    makers += [calls.two_temperatures] if makers and has.parallel else []
-    makers += [calls.fan] * 4 if has.has("set_fan") else []
+    if len(toolset.functions) == 1 and rng.random() < 0.15:
+        return [calls.out_of_reach(rng, asked, toolset)]
+    makers = calls.makers(toolset) * 4
+    if calls.temperature in makers and toolset.parallel:
+        makers.append(calls.two_temperatures)
     return rng.choice(makers)(rng, asked)
 
 
@@ -81,7 +81,7 @@ def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:
         exchange.text = c.careless(rng, _forgetful(rng, exchange.text))
         return exchange
     exchange = (
-        c.spell(rng, asked) if kind < 0.78 else c.count(rng, asked, rng.choice((10, 20, 20, 40, 40, 100)))
+        c.spell(rng, asked) if kind < 0.88 else c.count(rng, asked, rng.choice((10, 20, 20, 40, 40, 100)))
     )
     if rng.random() < 0.2:
         exchange.text = exchange.text.rstrip(".?!")

@@ -12,6 +12,7 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletionMessage
 
+from ..engine.tool_calls import SEPARATOR
 from ..prompt.tools import call_text
 from .examination import LEVELS, Mark, Question, questions, report, shares
 from .wire import messages, tools
@@ -47,7 +48,7 @@ def examine(base_url: str, asked: list[Question]) -> list[Mark]:
 def _said(message: ChatCompletionMessage) -> str:
     """Returns an answer as the model wrote it, its calls too."""
     calls = [call.function for call in message.tool_calls or () if call.type == "function"]
-    return "\n".join(call_text(call.name, call.arguments) for call in calls) or message.content or ""
+    return SEPARATOR.join(call_text(call.name, call.arguments) for call in calls) or message.content or ""
 
 
 if __name__ == "__main__":

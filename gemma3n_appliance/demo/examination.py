@@ -1,7 +1,8 @@
 """The questions the demo checkpoint is examined with, and how its answers are marked.
 
-Wordings, names, pictures and sounds here are ones that training did not use. An examined skill passes
-when its share of exactly right answers reaches the level in ``LEVELS``.
+Wordings, names, pictures and sounds here are ones that training did not use, but for what is asked under
+a system prompt. An examined skill passes when its share of exactly right answers reaches the level in
+``LEVELS``.
 """
 
 import random
@@ -67,10 +68,10 @@ def questions(seed: int, per_kind: int) -> list[Question]:
         "system prompt": lambda: _shouted(rng, asked),
         "count": lambda: _alone(c.count(rng, asked)),
         "spell": lambda: _alone(c.spell(rng, asked, _unlisted_word(rng))),
-        "call": lambda: _called(rng, asked, 1),
-        "two calls": lambda: _called_twice(rng, asked),
-        "result": lambda: _called(rng, asked, 2),
-        "no call": lambda: _left_uncalled(rng, asked),
+        "call": lambda: _to_be_called(rng, asked),
+        "two calls": lambda: _to_be_called_twice(rng, asked),
+        "result": lambda: _with_a_result(rng, asked),
+        "no call": lambda: _not_to_be_called(rng, asked),
     }
     drawn = [Question("appliance and small talk", x) for x in _topics(rng, asked, 2 * per_kind)]
     return drawn + [Question(kind, make()) for kind, make in makers.items() for _ in range(per_kind)]
@@ -119,25 +120,36 @@ def _shouted(rng: random.Random, asked: c.Wordings) -> c.Conversation:
     return c.Conversation([c.shout(exchange)], asked.ask(rng, "caps_system"))
 
 
-def _called(rng: random.Random, asked: c.Wordings, num_turns: int) -> c.Conversation:
-    """Asks for something that there is a function for: first comes a call, then the answer to its result."""
-    has = board.draw(rng)
-    makers = [calls.temperature] if has.has("get_temperature") else []
-    makers += [calls.fan] if has.has("set_fan") else []
-    return c.Conversation(rng.choice(makers)(rng, asked)[:num_turns], board=has)
+def _to_be_called(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Asks for something that there is a function for."""
+    toolset = board.draw(rng)
+    return c.Conversation(rng.choice(calls.makers(toolset))(rng, asked)[:1], toolset=toolset)
 
 
-def _called_twice(rng: random.Random, asked: c.Wordings) -> c.Conversation:
-    has = board.Board((board.thermometer(), board.fan()))
-    return c.Conversation(calls.two_temperatures(rng, asked)[:1], board=has)
+def _to_be_called_twice(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    return c.Conversation(calls.two_temperatures(rng, asked)[:1], toolset=_thermometer(rng))
 
 
-def _left_uncalled(rng: random.Random, asked: c.Wordings) -> c.Conversation:
-    """Asks with a taught wording for what has nothing to do with the functions, or that they cannot do."""
-    has = board.draw(rng)
-    if len(has.functions) == 1 and rng.random() < 0.3:
-        return c.Conversation([calls.out_of_reach(rng, asked, has)], board=has)
-    return c.Conversation([c.topic(rng, c.wordings("taught"))], board=has)
+def _with_a_result(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Has one temperature or two, for the answer to tell; what the fan returns tells nothing new."""
+    maker = rng.choice((calls.temperature, calls.two_temperatures))
+    return c.Conversation(maker(rng, asked), toolset=_thermometer(rng))
+
+
+def _thermometer(rng: random.Random) -> board.Toolset:
+    """Draws functions until they can read two temperatures at once."""
+    toolset = board.draw(rng)
+    while not (toolset.includes("get_temperature") and toolset.parallel):
+        toolset = board.draw(rng)
+    return toolset
+
+
+def _not_to_be_called(rng: random.Random, asked: c.Wordings) -> c.Conversation:
+    """Asks for what has nothing to do with the functions, or that they cannot do."""
+    toolset = board.draw(rng)
+    if len(toolset.functions) == 1 and rng.random() < 0.3:
+        return c.Conversation([calls.out_of_reach(rng, asked, toolset)], toolset=toolset)
+    return c.Conversation([c.topic(rng, asked)], toolset=toolset)
 
 
 def _unlisted_word(rng: random.Random) -> str:

@@ -19,13 +19,15 @@ log = logging.getLogger(__name__)
 
 LEARNING_RATE = 2e-3
 COPYING_STEPS = 1_000
+RISING_STEPS = 175
+FALLING = 0.3  # the share of the steps over which the rate falls
 # The shares of conversations with pictures or a sound, and with functions, once copying is learnt.
 SHOWN = 0.35
 CALLED = 0.15
 LOG_EVERY = 50
 KEEP_EVERY = 250
 
-Learner = nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
+Learner = nn.Module | torch.optim.Optimizer
 
 
 def train(
@@ -44,9 +46,8 @@ def train(
     decoder.requires_grad_(True)
     stock = Stock(model, processor, rng)
     optimizers = _optimizers(decoder)
-    schedules = [_schedule(optimizer, num_steps) for optimizer in optimizers]
     run = torch.compile(decoder)
-    done = _take_up(kept, decoder, *optimizers, *schedules)
+    done = _take_up(kept, decoder, *optimizers)
     rng.seed(rng.getrandbits(32) + done)
     average = 0.0
     for step, batch in enumerate(_stream(Teacher(processor), rng, stock, done, num_steps), done + 1):
@@ -54,13 +55,15 @@ def train(
         decoder.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        for stepped in (*optimizers, *schedules):
-            stepped.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step - 1, num_steps)
+            optimizer.step()
         average += 0.05 * (loss.item() - average)
         if step % LOG_EVERY == 0:
             log.info("language step %d/%d loss %.4f", step, num_steps, average)
         if step % KEEP_EVERY == 0:
-            _keep(kept, step, decoder, *optimizers, *schedules)
+            _keep(kept, step, decoder, *optimizers)
 
 
 def _optimizers(decoder: nn.Module) -> list[torch.optim.Optimizer]:
@@ -74,15 +77,13 @@ def _optimizers(decoder: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _schedule(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        LEARNING_RATE,
-        total_steps=num_steps,
-        pct_start=0.03,
-        final_div_factor=100.0,
-        cycle_momentum=False,
-    )
+def rate(step: int, num_steps: int) -> float:
+    """Returns the learning rate of a step, counted from 0: it rises, stays and falls to nothing.
+
+    More steps for what is trained already have it jump back to where the longer training has it.
+    """
+    share = min((step + 1) / RISING_STEPS, (num_steps - step) / (FALLING * num_steps), 1.0)
+    return LEARNING_RATE * share
 
 
 def _keep(kept: Path, step: int, *learners: Learner) -> None:

@@ -56,7 +56,7 @@ class Teacher:
     def lesson(self, conversation: Conversation) -> Lesson:
         """Encodes one conversation."""
         lesson = Lesson([self._tokenizer.bos_token_id], [IGNORED], [], [])
-        told = [conversation.system, conversation.board.instructions if conversation.board else None]
+        told = [conversation.system, conversation.toolset.instructions if conversation.toolset else None]
         preamble = "".join(f"{text}\n\n" for text in told if text)
         for exchange in conversation.exchanges:
             self._hear(lesson, f"<start_of_turn>user\n{preamble}{self._content(exchange)}<end_of_turn>\n")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import wave
 from typing import Any
@@ -18,42 +19,45 @@ def messages(conversation: Conversation) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     if conversation.system:
         sent.append({"role": "system", "content": conversation.system})
+    ids = (f"call_{number}" for number in itertools.count())
+    called: list[str] = []
     for exchange in conversation.exchanges:
-        sent += _asked(exchange)
-        sent.append(_answered(exchange))
+        sent += _asked(exchange, called)
+        called = [next(ids) for _ in exchange.calls]
+        sent.append(_answered(exchange, called))
     return sent[:-1]
 
 
 def tools(conversation: Conversation) -> dict[str, Any]:
     """Returns the fields of a request that tell of a conversation's functions."""
-    if conversation.board is None:
+    if conversation.toolset is None:
         return {}
-    functions = [function.model_dump(exclude_none=True) for function in conversation.board.functions]
+    functions = [function.model_dump(exclude_none=True) for function in conversation.toolset.functions]
     return {
         "tools": [{"type": "function", "function": function} for function in functions],
-        "parallel_tool_calls": conversation.board.parallel,
+        "parallel_tool_calls": conversation.toolset.parallel,
     }
 
 
-def _asked(exchange: Exchange) -> list[dict[str, Any]]:
+def _asked(exchange: Exchange, called: list[str]) -> list[dict[str, Any]]:
     if not exchange.results:
         return [{"role": "user", "content": content(exchange)}]
     return [
-        {"role": "tool", "tool_call_id": f"call_{index}", "content": call.result}
-        for index, call in enumerate(exchange.results)
+        {"role": "tool", "tool_call_id": call_id, "content": call.result}
+        for call_id, call in zip(called, exchange.results, strict=True)
     ]
 
 
-def _answered(exchange: Exchange) -> dict[str, Any]:
+def _answered(exchange: Exchange, called: list[str]) -> dict[str, Any]:
     if not exchange.calls:
         return {"role": "assistant", "content": exchange.answer}
     calls = [
         {
-            "id": f"call_{index}",
+            "id": call_id,
             "type": "function",
             "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
         }
-        for index, call in enumerate(exchange.calls)
+        for call_id, call in zip(called, exchange.calls, strict=True)
     ]
     return {"role": "assistant", "tool_calls": calls}
 

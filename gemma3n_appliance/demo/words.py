@@ -22,7 +22,7 @@ def a_name(rng: random.Random) -> str:
 
 
 def a_word(rng: random.Random) -> str:
-    """Returns a word to spell: a listed one, or an invented one that no list holds."""
+    """Returns a word to spell, listed or invented, that the examination does not use."""
     word = rng.choice(listed("words"))
     kind = rng.random()
     if kind < 0.35:
@@ -33,6 +33,8 @@ def a_word(rng: random.Random) -> str:
         # Doubled letters are the ones lost in copying.
         i = rng.randrange(len(word))
         word = word[:i] + word[i] + word[i:]
+    if word in listed("words_heldout"):
+        return a_word(rng)
     style = rng.random()
     if style < 0.12:
         return word.capitalize()

@@ -9,6 +9,8 @@ import torch
 
 from gemma3n_appliance.demo import (
     architecture,
+    board,
+    calls,
     checkpoint,
     conversations,
     curriculum,
@@ -38,8 +40,19 @@ def test_a_lesson_is_what_the_chat_template_and_the_processor_make_of_the_conver
         )
 
 
-def test_labels_are_the_answers_and_nothing_else(processor):
-    conversation = curriculum.spoken(random.Random(5), conversations.wordings("taught"))
+@pytest.mark.parametrize("system", [None, "Answer in capital letters."])
+def test_a_lesson_with_two_calls_and_what_follows_is_what_the_server_makes_of_it(processor, system):
+    rng, asked = random.Random(4), conversations.wordings("taught")
+    exchanges = [*calls.two_temperatures(rng, asked), *calls.fan(rng, asked)]
+    toolset = board.Toolset((board.thermometer(), board.fan()))
+    conversation = conversations.Conversation(exchanges, system, toolset)
+    lesson = lessons.Teacher(processor).lesson(conversation)
+    assert lesson.token_ids == _reference(processor, conversation)
+
+
+@pytest.mark.parametrize("draw", [curriculum.spoken, curriculum.called])
+def test_labels_are_the_answers_and_nothing_else(processor, draw):
+    conversation = draw(random.Random(5), conversations.wordings("taught"))
     lesson = lessons.Teacher(processor).lesson(conversation)
     said = processor.tokenizer.decode([label for label in lesson.labels if label != lessons.IGNORED])
     assert said == "".join(f"{exchange.answer}<end_of_turn>" for exchange in conversation.exchanges)
@@ -108,6 +121,33 @@ def test_copying_comes_first_and_an_interrupted_training_goes_on_where_it_was(
     assert "".join(language._stream(Stub(), random.Random(1), None, done, num_steps)) == kinds
 
 
+def test_a_training_may_be_lengthened():
+    rates = [language.rate(step, 1_000) for step in range(1_001)]
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[500] == language.LEARNING_RATE
+    assert rates[-1] == 0
+    assert language.rate(1_000, 2_000) == language.LEARNING_RATE
+
+
+def test_what_is_kept_is_taken_up(tmp_path):
+    kept = tmp_path / "kept.pt"
+    weights = torch.nn.Linear(2, 2)
+    learning = torch.optim.AdamW(weights.parameters())
+    weights(torch.ones(2)).sum().backward()
+    learning.step()
+    language._keep(kept, 7, weights, learning)
+    new = torch.nn.Linear(2, 2)
+    fresh = torch.optim.AdamW(new.parameters())
+    assert language._take_up(tmp_path / "none.pt", new, fresh) == 0
+    assert language._take_up(kept, new, fresh) == 7
+    assert torch.equal(new.weight, weights.weight)
+    assert torch.equal(
+        fresh.state_dict()["state"][0]["exp_avg"], learning.state_dict()["state"][0]["exp_avg"]
+    )
+
+
 def _unpacked(batch):
     for ids, labels, numbers in zip(batch.token_ids, batch.labels, batch.lesson, strict=True):
         for number in range(int(numbers.max()) + 1):
@@ -130,7 +170,7 @@ def _reference(processor, conversation):
 
 def _turns(conversation):
     """What the server makes of calls, results and functions; the template knows of none of these."""
-    if conversation.board is None:
+    if conversation.toolset is None:
         return wire.messages(conversation)
     body = {"model": "m", "messages": wire.messages(conversation), **wire.tools(conversation)}
     request = parse(json.dumps(body).encode(), ChatCompletionRequest)
