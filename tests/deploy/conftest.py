@@ -134,6 +134,7 @@ def install_release(machine: Machine) -> None:
         packages=$(echo $release/lib/python3*/site-packages)
         echo /runtime >$packages/runtime.pth
         cp -r /src/gemma3n_appliance $packages
+        $release/bin/python -m compileall -q $packages/gemma3n_appliance  # as pip does
         cat >$release/bin/gemma3n-appliance <<END
 #!$release/bin/python
 import sys
