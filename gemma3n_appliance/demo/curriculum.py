@@ -81,7 +81,7 @@ def _text(rng: random.Random, asked: c.Wordings) -> c.Exchange:
         exchange.text = c.careless(rng, _forgetful(rng, exchange.text))
         return exchange
     exchange = (
-        c.spell(rng, asked) if kind < 0.88 else c.count(rng, asked, rng.choice((10, 20, 20, 40, 40, 100)))
+        c.spell(rng, asked) if kind < 0.78 else c.count(rng, asked, rng.choice((10, 20, 20, 40, 40, 100)))
     )
     if rng.random() < 0.2:
         exchange.text = exchange.text.rstrip(".?!")

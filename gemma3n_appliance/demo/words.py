@@ -1,9 +1,12 @@
 """Names and words to talk about, and made-up ones, so that copying is learnt rather than remembered."""
 
 import random
+import re
 import string
 from functools import cache
 from importlib import resources
+
+from . import board
 
 
 @cache
@@ -25,10 +28,12 @@ def a_word(rng: random.Random) -> str:
     """Returns a word to spell, listed or invented, that the examination does not use."""
     word = rng.choice(listed("words"))
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.25:
         word = invented(rng, word)
-    elif kind < 0.5:
+    elif kind < 0.35:
         word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 6)))
+    elif kind < 0.6:
+        word = _with_a_token(rng)
     if rng.random() < 0.12:
         # Doubled letters are the ones lost in copying.
         i = rng.randrange(len(word))
@@ -39,6 +44,27 @@ def a_word(rng: random.Random) -> str:
     if style < 0.12:
         return word.capitalize()
     return word.upper() if style < 0.16 else word
+
+
+def _with_a_token(rng: random.Random) -> str:
+    """Returns a word with a piece of what else is talked about, so that every token is spelled at times."""
+    spoken = rng.choice(_spoken())
+    start = rng.choice((0, 0, rng.randrange(len(spoken))))
+    piece = spoken[start : start + rng.randint(3, 8)]
+    kind = rng.random()
+    if kind < 0.3:
+        return piece
+    other = rng.choice(listed("words"))
+    return piece + other[-rng.randint(1, 3) :] if kind < 0.7 else other[: rng.randint(1, 3)] + piece
+
+
+@cache
+def _spoken() -> tuple[str, ...]:
+    """Returns the words of all that is taught, each once, so that rare ones come as often as others."""
+    folder = resources.files(__package__) / "wordings"
+    text = " ".join((folder / name).read_text() for name in ("taught.tsv", "answers.tsv"))
+    text += " ".join(board.told())
+    return tuple(sorted(set(re.findall(r"[a-z]{3,}", text.lower()))))
 
 
 def invented(rng: random.Random, like: str) -> str:

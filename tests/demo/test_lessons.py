@@ -121,14 +121,17 @@ def test_copying_comes_first_and_an_interrupted_training_goes_on_where_it_was(
     assert "".join(language._stream(Stub(), random.Random(1), None, done, num_steps)) == kinds
 
 
-def test_a_training_may_be_lengthened():
-    rates = [language.rate(step, 1_000) for step in range(1_001)]
-    top = rates.index(max(rates))
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[500] == language.LEARNING_RATE
-    assert rates[-1] == 0
-    assert language.rate(1_000, 2_000) == language.LEARNING_RATE
+def test_the_rate_falls_to_nothing_twice():
+    num_steps = 2 * language.SECOND_STEPS
+    rates = [language.rate(step, num_steps) for step in range(num_steps + 1)]
+    first, second = rates[: language.SECOND_STEPS], rates[language.SECOND_STEPS :]
+    top = first.index(max(first))
+    assert max(first) == pytest.approx(language.LEARNING_RATE, rel=0.01)
+    assert first == sorted(first[:top]) + sorted(first[top:], reverse=True)
+    assert first[-1] < language.LEARNING_RATE / 1000
+    assert second[0] == language.LEARNING_RATE / 2
+    assert second == sorted(second, reverse=True)
+    assert second[-1] == 0
 
 
 def test_what_is_kept_is_taken_up(tmp_path):
