@@ -83,21 +83,25 @@ def bare(
 
 
 @dataclass
-class FirstRun:
-    """What the run that provisioned bare boards said, and how often it downloaded the weights."""
+class FirstRuns:
+    """What check mode said of bare boards, then the real run, and how often that downloaded the weights."""
 
+    checked: Played
+    installed_by_check: list[str]
     provisioned: Played
     num_downloads: int
 
 
 @pytest.fixture(scope="session")
-def first_run(bare: Fleet, hub: Hub) -> FirstRun:
+def first_runs(bare: Fleet, hub: Hub) -> FirstRuns:
+    checked = bare.run("provision", "--check", "--diff")
+    installed = [board.name for board in bare.boards if (board.root / "opt/gemma3n").exists()]
     provisioned = bare.run("provision")
-    return FirstRun(provisioned, len(hub.fake.ranges("model.safetensors")))
+    return FirstRuns(checked, installed, provisioned, len(hub.fake.ranges("model.safetensors")))
 
 
 @pytest.fixture
-def fleet(bare: Fleet, first_run: object) -> Fleet:
+def fleet(bare: Fleet, first_runs: object) -> Fleet:
     """Boards that serve."""
     return bare
 
@@ -107,18 +111,26 @@ def gateway_client(fleet: Fleet, **options: object) -> openai.OpenAI:
     return openai.OpenAI(**{"base_url": url, "api_key": "none", "max_retries": 0, "timeout": 60} | options)
 
 
-def test_boards_serve_after_one_command(fleet: Fleet, first_run: FirstRun):
-    provisioned = first_run.provisioned
+def test_check_mode_is_right_before_anything_is_installed(first_runs: FirstRuns):
+    checked = first_runs.checked
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "gemma3n-api.service would be installed" in checked.stdout
+    assert first_runs.installed_by_check == []
+
+
+def test_boards_serve_after_one_command(fleet: Fleet, first_runs: FirstRuns):
+    provisioned = first_runs.provisioned
     assert provisioned.returncode == 0, provisioned.stdout + provisioned.stderr
     for board in fleet.boards:
         assert board.property_of("gemma3n-api", "ActiveState") == "active"
         assert "journalctl" in ask(board, "Where are the logs?")
-    assert first_run.num_downloads == 1  # the others have it from the first
+    assert first_runs.num_downloads == 1  # the others have it from the first
 
 
-def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_run: FirstRun):
+def test_the_token_is_where_only_the_services_find_it(fleet: Fleet, first_runs: FirstRuns):
     for secret in (TOKEN, SUDO_PASSWORD):
-        assert secret not in first_run.provisioned.stdout + first_run.provisioned.stderr
+        for played in (first_runs.checked, first_runs.provisioned):
+            assert secret not in played.stdout + played.stderr
 
     def found_on(board: Machine, secret: str) -> str:
         places = "/etc /opt/gemma3n/releases /run /var /tmp /home /root /proc/*/environ /proc/*/cmdline"
