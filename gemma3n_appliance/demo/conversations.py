@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import resources
 
 from . import pictures, tones, words
 from .board import Call, Toolset
@@ -186,6 +185,5 @@ def _alike(first: pictures.Picture, second: pictures.Picture) -> bool:
 
 
 def _table(name: str) -> list[tuple[str, str]]:
-    text = (resources.files(__package__) / "wordings" / name).read_text()
-    rows = (line.split("\t", 1) for line in text.splitlines() if line)
+    rows = (line.split("\t", 1) for line in words.file(name).splitlines() if line)
     return [(key, value) for key, value in rows]

@@ -9,11 +9,15 @@ from importlib import resources
 from . import board
 
 
+def file(name: str) -> str:
+    """Returns the text of a file in ``wordings/``."""
+    return (resources.files(__package__) / "wordings" / name).read_text()
+
+
 @cache
 def listed(name: str) -> tuple[str, ...]:
     """Returns the lines of a word list in ``wordings/``."""
-    text = (resources.files(__package__) / "wordings" / f"{name}.txt").read_text()
-    return tuple(line for line in text.split("\n") if line)
+    return tuple(line for line in file(f"{name}.txt").split("\n") if line)
 
 
 def a_name(rng: random.Random) -> str:
@@ -61,9 +65,7 @@ def _with_a_token(rng: random.Random) -> str:
 @cache
 def _spoken() -> tuple[str, ...]:
     """Returns the words of all that is taught, each once, so that rare ones come as often as others."""
-    folder = resources.files(__package__) / "wordings"
-    text = " ".join((folder / name).read_text() for name in ("taught.tsv", "answers.tsv"))
-    text += " ".join(board.told())
+    text = " ".join([file("taught.tsv"), file("answers.tsv"), *board.told()])
     return tuple(sorted(set(re.findall(r"[a-z]{3,}", text.lower()))))
 
 
