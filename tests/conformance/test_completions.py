@@ -1,6 +1,7 @@
 """Prompts without a chat's form, through the official client."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -133,9 +134,11 @@ def test_logprobs_are_those_of_the_chat_in_the_older_form(client, prompts, strea
         told, text = [choice.logprobs], choice.text
     tokens = [token for each in told for token in each.tokens]
     assert tokens == [token.token for token in known]
-    assert [x for each in told for x in each.token_logprobs] == pytest.approx([x.logprob for x in known])
+    # A prompt prefilled from another place of the prefix cache is rounded otherwise.
+    close = partial(pytest.approx, abs=1e-3)
+    assert [x for each in told for x in each.token_logprobs] == close([x.logprob for x in known])
     for token, top in zip(known, [x for each in told for x in each.top_logprobs], strict=True):
-        assert top == pytest.approx({x.token: x.logprob for x in (*token.top_logprobs, token)})
+        assert top == close({x.token: x.logprob for x in (*token.top_logprobs, token)})
     offsets = [offset for each in told for offset in each.text_offset]
     assert all(text[offset:].startswith(token) for offset, token in zip(offsets, tokens, strict=True))
     assert offsets[0] == 0

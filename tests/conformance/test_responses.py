@@ -266,7 +266,7 @@ def test_logprobs_are_those_of_the_chat(client, stream):
     else:
         told = reply.output[0].content[0].logprobs
     assert [token.token for token in told] == [token.token for token in known]
-    assert [token.logprob for token in told] == pytest.approx([token.logprob for token in known])
+    assert [token.logprob for token in told] == pytest.approx([token.logprob for token in known], abs=1e-3)
     assert [len(token.top_logprobs) for token in told] == [2] * len(told)
 
 
