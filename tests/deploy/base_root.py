@@ -13,6 +13,7 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "sudo", "procps", "iproute2", "openssh-server"),
     *("python3", "python3-venv", "python3-apt", "python3-packaging", "ca-certificates", "curl", "rsync"),
 )
+REMEMBERED_ZIPS = Path(__file__).with_name("remembered_zips.py")
 # Whom a Jetson is set up with, and with a sudo that asks for nothing.
 USER = "nvidia"
 UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
@@ -88,6 +89,11 @@ def _furnish(root: Path) -> None:
     # apt must not believe that its empty lists are fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))
     (root / "var/log/journal").mkdir(exist_ok=True)
+    packages = root / "usr/lib/python3/dist-packages"
+    shutil.copy(REMEMBERED_ZIPS, packages)
+    (packages / "remembered_zips.pth").write_text("import remembered_zips\n")
+    (root / "var/cache/remembered-zips").mkdir()
+    (root / "var/cache/remembered-zips").chmod(0o1777)
     for unit in ("apt-daily.timer", "apt-daily-upgrade.timer"):
         subprocess.run(["systemctl", f"--root={root}", "disable", unit], capture_output=True)
     (root / "etc/machine-id").write_text("")
@@ -96,7 +102,8 @@ def _furnish(root: Path) -> None:
 def _fingerprint() -> str:
     """A name for everything that makes the root what it is."""
     here = Path("/etc/os-release").read_text() + "".join(_apt_settings())
-    return hashlib.sha256((here + Path(__file__).read_text()).encode()).hexdigest()[:12]
+    files = Path(__file__).read_text() + REMEMBERED_ZIPS.read_text()
+    return hashlib.sha256((here + files).encode()).hexdigest()[:12]
 
 
 def _apt_settings() -> list[str]:

@@ -1,5 +1,6 @@
 """A machine that downloads from the stand-in hub, through the command line as a person does."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from random import Random
 
 from gemma3n_appliance.settings import Settings
 from tests.fakes.hub import FakeHub
+from tests.host import forked
 
 REPO = "acme/gemma-3n-tiny"
 WEIGHTS = "model-00001-of-00001.safetensors"
 ROOT = Path(__file__).parents[2]
 
-COMMAND_LINE = "import sys; from gemma3n_appliance.cli import main; sys.exit(main())"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([forked.__name__])
 
 # What a process may do before it runs the command line.
 # Every attempt to use the network raises.
@@ -81,20 +84,12 @@ class Appliance:
     def partial(self) -> Path:
         return self.model_dir / f"{WEIGHTS}.partial"
 
-    def start(
-        self,
-        *arguments: str,
-        command: str = "download",
-        prelude: str = "",
-        stderr: int = subprocess.PIPE,
-        **environment: str,
-    ) -> subprocess.Popen[str]:
-        """Starts ``gemma3n-appliance download``, or another command, as a process of its own."""
-        program = ["-c", prelude + COMMAND_LINE] if prelude else ["-m", "gemma3n_appliance"]
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Starts ``gemma3n-appliance download``."""
         process = subprocess.Popen(
-            [sys.executable, *program, command, *arguments],
+            [sys.executable, "-m", "gemma3n_appliance", "download", *arguments],
             cwd=self.home,  # the developer's .env is none of our business
-            env=self._environment | environment,
+            env=self._environment,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -109,24 +104,32 @@ class Appliance:
                 process.kill()
 
     def download(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self._finish(self.start(*arguments, **environment))
+        return self.run("download", *arguments, **environment)
 
     def download_offline(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self._finish(self.start(*arguments, prelude=OFFLINE, **environment))
+        return self.run("download", *arguments, offline=True, **environment)
 
     def download_impatiently(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self._finish(self.start(*arguments, prelude=IMPATIENT, **environment))
+        return self.run("download", *arguments, impatient=True, **environment)
 
     def run(
         self,
-        command: str,
         *arguments: str,
         offline: bool = False,
         impatient: bool = False,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
+        """Runs ``gemma3n-appliance`` with these arguments to its end."""
+        out, err = (self.home / name for name in ("stdout", "stderr"))
         prelude = OFFLINE * offline + IMPATIENT * impatient
-        return self._finish(self.start(*arguments, command=command, prelude=prelude, **environment))
+        known = (prelude, arguments, self._environment | environment, self.home, out, err)
+        process = FORKS.Process(target=forked.run, args=known)
+        process.start()
+        process.join(60)
+        if process.exitcode is None:
+            process.kill()
+        assert process.exitcode is not None, f"{arguments} takes more than a minute:\n{err.read_text()}"
+        return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
     def present(self) -> list[str]:
         """The model's files on disk, without the manifest."""
@@ -144,8 +147,3 @@ class Appliance:
             "MODEL_NAME": REPO,
             "HF_ENDPOINT": self.hub.url,
         }
-
-    @staticmethod
-    def _finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
