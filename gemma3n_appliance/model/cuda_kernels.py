@@ -25,7 +25,8 @@ from .cuda_source import (
 )
 from .cuda_weights import PACKINGS, Held
 from .kv_cache import CacheStep
-from .layer import NUM_ROWS, Rotation
+from .layer import NUM_ROWS
+from .rotation import Rotation
 from .static_step import StaticStep
 
 # As many tokens as are multiplied at once.

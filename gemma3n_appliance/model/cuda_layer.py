@@ -12,8 +12,9 @@ from .cuda_kernels import CudaKernels
 from .cuda_weights import ALIGNED_BYTES, Held, Packing
 from .feed_forward import SPARSE
 from .kv_cache import SLIDING, CacheStep
-from .layer import Layer, LayerShape, Rotation
+from .layer import Layer, LayerShape
 from .linear import GROUP, Dense, Int8, Linear, Weights
+from .rotation import Rotation
 
 # Of more tokens than that, numbers are multiplied by tensor cores quicker, and packed ones once unpacked.
 _FEW_NUMBERS = 2

@@ -16,10 +16,11 @@ from transformers import Gemma3nTextConfig
 from ..errors import ModelLoadError
 from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import FULL, SLIDING, CacheStep
-from .layer import HALF_POWER, NUM_STREAMS, Layer, LayerShape, Rotation, shapes
+from .layer import HALF_POWER, NUM_STREAMS, Layer, LayerShape, shapes
 from .linear import Weights
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
+from .rotation import Rotation
 from .static_step import StaticStep
 from .streams import Streams
 

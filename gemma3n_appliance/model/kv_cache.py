@@ -5,7 +5,7 @@ owning layer of their type.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -143,12 +143,16 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class CacheStep:
-    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on."""
+    """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on.
+
+    ``shared`` is what several layers read, by the layer that owns it.
+    """
 
     cache: KVCache
     slots: tuple[int, ...]
     starts: tuple[int, ...]
     num_new: int
+    shared: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -221,7 +225,7 @@ class CacheStep:
         """Writes ``[batch * num_new, 2, kv_heads, head_dim]`` to the layer that owns them."""
         layer = self.cache.layers[owner]
         if len(self.slots) == 1:
-            layer[self.slots[0], self.starts[0] : self.longest].copy_(keys_and_values)
+            layer[self.slots[0]].narrow(0, self.starts[0], self.num_new).copy_(keys_and_values)
         else:
             new = keys_and_values.view(len(self.slots), self.num_new, *keys_and_values.shape[1:])
             layer.index_put_((self.slot_ids[:, None], self.positions), new)
@@ -234,7 +238,8 @@ class CacheStep:
         layer = self.cache.layers[owner]
         first = self.slots[0]
         if self.slots == tuple(range(first, first + len(self.slots))):
-            seen = layer[first : first + len(self.slots), span.start : span.end]  # neighbours need no copy
+            seen = layer.narrow(0, first, len(self.slots))  # neighbours need no copy
+            seen = seen.narrow(1, span.start, span.end - span.start)
         else:
             seen = layer[self.slot_ids, span.start : span.end]
         keys, values = seen.unbind(2)

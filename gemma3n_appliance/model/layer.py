@@ -9,7 +9,6 @@ Jetson beyond reading its weights is launching kernels: a test counts them.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,35 +19,11 @@ from .feed_forward import FeedForward
 from .kv_cache import SLIDING, Blocks, CacheStep, Span
 from .linear import Weights
 from .rms_norm import RMSNorm
+from .rotation import Rotation, Turn
 
 NUM_STREAMS = 4
 NUM_ROWS = NUM_STREAMS + 1
 HALF_POWER = math.sqrt(0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """How far tokens' heads are turned in layers of one type.
-
-    ``cosines``, and ``sines`` signed for a roll by half, are ``[num_tokens, kinds + 1, head_dim]``: a row for
-    each layer type, ``kind`` being this one's, and one that turns nothing, as of values. ``rows`` says which
-    of them the heads of queries, keys and values take.
-    """
-
-    cosines: Tensor
-    sines: Tensor
-    kind: int
-    rows: Tensor
-
-    @cached_property
-    def of_heads(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each ``[num_tokens, heads, head_dim]``."""
-        return self.cosines.index_select(1, self.rows), self.sines.index_select(1, self.rows)
-
-    @property
-    def of_kind(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of queries and keys, each ``[num_tokens, head_dim]``."""
-        return self.cosines[:, self.kind], self.sines[:, self.kind]
 
 
 @dataclass(frozen=True)
@@ -190,8 +165,8 @@ class Layer:
         seen, passed = torch._foreach_add([attended, active], [laurel, normed])
         gated = torch.add(seen, passed, alpha=HALF_POWER)
         fed = self._feed_forward(self._ffn_norm(gated))
-        torch.add(gated, self._ffn_output_norm(fed), out=rows[:, -1])
-        rows = self._correct(rows)
+        last = torch.add(gated, self._ffn_output_norm(fed), out=rows[:, -1])
+        rows = self._correct(rows, last)
         gate = self._per_layer_gate(rows[:, 0])
         chosen = functional.gelu(gate, approximate="tanh") * per_layer
         added = self._per_layer_norm(self._per_layer(chosen))
@@ -206,7 +181,9 @@ class Layer:
         shape = self.shape
         normed = self._input_norm(self._predict(rows)[:, 0])
         projected = self._keys_and_values(normed)
-        turned = self._rotate(projected, self._key_and_value_norm, rotation, slice(shape.num_heads, None))
+        num_all = shape.num_heads + 2 * shape.num_kv_heads
+        turn = rotation.of_heads(shape.num_heads, num_all)
+        turned = self._rotate(projected, self._key_and_value_norm, turn)
         step.write(shape.owner, turned.unflatten(1, (2, -1)))
 
     def _routed(self, x: Tensor) -> Tensor:
@@ -216,24 +193,25 @@ class Layer:
         coefficients = functional.linear(self._routed(rows[:, 0]), self._prediction)
         return torch.baddbmm(rows, coefficients.view(-1, NUM_ROWS, NUM_ROWS), rows)
 
-    def _correct(self, rows: Tensor) -> Tensor:
+    def _correct(self, rows: Tensor, last: Tensor) -> Tensor:
         """Adds to every stream its share of the difference between the last row and the first."""
-        coefficients = functional.linear(self._routed(rows[:, -1]), self._correction, self._correction_bias)
+        coefficients = functional.linear(self._routed(last), self._correction, self._correction_bias)
         return torch.baddbmm(rows, coefficients.view(-1, NUM_ROWS, NUM_ROWS), rows)
 
-    def _rotate(self, projected: Tensor, norm: RMSNorm, rotation: Rotation, which: slice) -> Tensor:
+    def _rotate(self, projected: Tensor, norm: RMSNorm, turn: Turn) -> Tensor:
         """Norms ``[num_tokens, heads, head_dim]``, and turns heads by their positions, values by nothing."""
-        head_dim = self.shape.head_dim
-        heads = norm(projected.view(len(projected), -1, head_dim))
-        cosines, sines = (table[:, which] for table in rotation.of_heads)
-        return torch.addcmul(heads * cosines, heads.roll(head_dim // 2, -1), sines)
+        heads = projected.view(projected.shape[0], -1, self.shape.head_dim)
+        both = norm.beside_its_negative(heads)
+        return turn.of(norm(heads)) if both is None else turn.of_both(both)
 
     def _attend(self, projected: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
         """Returns ``[num_tokens, num_heads * head_dim]``."""
         shape = self.shape
-        turned = self._rotate(projected, self._head_norm, rotation, slice(shape.num_projected_heads))
+        turn = rotation.of_heads(0, shape.num_projected_heads)
+        turned = self._rotate(projected, self._head_norm, turn)
         if shape.owns_keys:
-            step.write(shape.owner, turned[:, shape.num_heads :].unflatten(1, (2, -1)))
+            keys_and_values = turned[:, shape.num_heads :]
+            step.write(shape.owner, keys_and_values.view(-1, 2, shape.num_kv_heads, shape.head_dim))
         return self._look(turned[:, : shape.num_heads], step)
 
     def _look(self, turned: Tensor, step: CacheStep) -> Tensor:
@@ -244,12 +222,12 @@ class Layer:
         if step.num_new > 1 and shape.layer_type == SLIDING and step.num_new >= step.cache.sliding_window:
             return torch.cat([self._look_in_blocks(turned[x.queries], step, x) for x in step.blocks])
         span = step.spans[shape.layer_type]
-        keys, values = step.read(shape.owner, span)
+        keys, values = self._seen(step, span)
         if step.num_new == 1:
             # A group's queries look at the same keys: to them they are as many positions.
             mask = None if span.mask is None else span.mask.expand(-1, -1, group, -1)
             seen = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
-            return seen.reshape(len(turned), -1)
+            return seen.reshape(turned.shape[0], -1)
         # One slot: its key heads take the place of the batch, and each is lent to its group of queries.
         keys, values = (x.transpose(0, 1).expand(-1, group, -1, -1) for x in (keys, values))
         seen = functional.scaled_dot_product_attention(
@@ -261,6 +239,15 @@ class Layer:
             scale=1.0,
         )
         return seen.permute(2, 0, 1, 3).reshape(len(turned), -1)
+
+    def _seen(self, step: CacheStep, span: Span) -> tuple[Tensor, Tensor]:
+        """Returns keys and values; where other layers read the same, what the first of them has read."""
+        owner = self.shape.owner
+        if self.shape.owns_keys:
+            return step.read(owner, span)
+        if owner not in step.shared:
+            step.shared[owner] = step.read(owner, span)
+        return step.shared[owner]
 
     def _look_in_blocks(self, turned: Tensor, step: CacheStep, blocks: Blocks) -> Tensor:
         """Returns what queries ``[num_tokens, num_heads, head_dim]`` of a prompt's blocks see."""

@@ -24,11 +24,12 @@ class RMSNorm:
         if self._is_on_cpu:
             # Torch's own is nine kernels there; with these constants it takes two, or of many numbers five.
             size = weight.shape[-1]
+            self._shape_of_both = (2, size)
             self._weight = weight.float() * math.sqrt(size)
             self._shortest = torch.tensor(math.sqrt(eps * size))
             self._signs = torch.tensor([[1.0], [-1.0]], dtype=weight.dtype)
             self._weight_of_both = weight.expand(2, -1).contiguous() if weight.ndim == 1 else None
-            self._weight_of_heads = None if weight.ndim == 1 else weight
+            self._weight_of_heads = None if weight.ndim == 1 else weight[:, None]
 
     @property
     def weight(self) -> Tensor:
@@ -38,15 +39,19 @@ class RMSNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``x`` normed, in its own dtype; it may be a view."""
         if self._is_on_cpu:
-            return self._beside_its_negative(x) if x.numel() <= _FEW else self._by_its_length(x)
+            return self._both(x).select(-2, 0) if x.numel() <= _FEW else self._by_its_length(x)
         if self._weight.ndim == 1:
             return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
         return functional.rms_norm(x, self._weight.shape[-1:], None, self._eps) * self._weight
 
-    def _beside_its_negative(self, x: Tensor) -> Tensor:
+    def beside_its_negative(self, x: Tensor) -> Tensor | None:
+        """Returns ``[..., 2 * size]``: ``x`` normed, then its negative; None where it is not at hand."""
+        return self._both(x).flatten(-2) if self._is_on_cpu and x.numel() <= _FEW else None
+
+    def _both(self, x: Tensor) -> Tensor:
         """Numbers and their negatives have a mean of zero, and a variance that is the mean square."""
         both = x.unsqueeze(-2) * self._signs
-        normed = torch.layer_norm(both, both.shape[-2:], self._weight_of_both, None, self._eps).select(-2, 0)
+        normed = torch.layer_norm(both, self._shape_of_both, self._weight_of_both, None, self._eps)
         return normed if self._weight_of_heads is None else normed * self._weight_of_heads
 
     def _by_its_length(self, x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class StaticStep:
         self.cache = cache
         self.slot_ids = slots
         self.longest = length
+        self.shared: dict[int, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def spans(self) -> dict[str, StaticSpan]:

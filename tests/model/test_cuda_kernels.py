@@ -11,8 +11,8 @@ from gemma3n_appliance.model import cuda_kernels, cuda_source, nvrtc, quantize
 from gemma3n_appliance.model.cuda_kernels import CudaKernels
 from gemma3n_appliance.model.cuda_layer import CudaPacked
 from gemma3n_appliance.model.cuda_weights import Held
-from gemma3n_appliance.model.layer import Rotation
 from gemma3n_appliance.model.linear import GROUP
+from gemma3n_appliance.model.rotation import Rotation
 from gemma3n_appliance.model.static_step import StaticStep
 
 from . import emulated_cuda

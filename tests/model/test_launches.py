@@ -24,6 +24,7 @@ VIEWS = {
     *("_unsafe_view", "alias", "as_strided", "chunk", "detach", "detach_", "empty", "expand", "flatten"),
     *(
         "lift_fresh",
+        "narrow",
         "permute",
         "reshape",
         "select",
