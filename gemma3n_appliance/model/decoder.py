@@ -119,7 +119,9 @@ class Decoder:
     def _decode(self, tokens: "Tokens", step: CacheStep | StaticStep) -> Tensor:
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
-        return self._gather(self._upper.run(streams, tokens, step, rotation))
+        streams = self._upper.run(streams, tokens, step, rotation)
+        step.shared.clear()  # copies, of slots that are no neighbours
+        return self._gather(streams)
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""

@@ -145,14 +145,14 @@ class Blocks:
 class CacheStep:
     """What one forward pass reads and writes: ``num_new`` positions of each slot, from its start on.
 
-    ``shared`` is what several layers read, by the layer that owns it.
+    ``shared`` is what several layers read, by the layer that owns it, until the pass ends.
     """
 
     cache: KVCache
     slots: tuple[int, ...]
     starts: tuple[int, ...]
     num_new: int
-    shared: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    shared: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def positions(self) -> Tensor:

@@ -22,7 +22,7 @@ class Turn:
         return self.sines.shape[-1] // 2
 
     @cached_property
-    def _sines_of_negatives(self) -> Tensor:
+    def _negative_sines(self) -> Tensor:
         return self.sines[..., : self._half].repeat(1, 1, 2)
 
     def of(self, heads: Tensor) -> Tensor:
@@ -32,10 +32,11 @@ class Turn:
     def of_both(self, both: Tensor) -> Tensor:
         """Does the same for heads with their negatives behind them, ``[num_tokens, heads, 2 * head_dim]``.
 
-        From the middle of a head to that of its negative, it lies there rolled already.
+        From the middle of a head to that of its negative, it lies there rolled, its second half negated: so
+        both halves take the sines of the first.
         """
         heads, rolled = both[..., : 2 * self._half], both[..., self._half : 3 * self._half]
-        return torch.addcmul(heads * self.cosines, rolled, self._sines_of_negatives)
+        return torch.addcmul(heads * self.cosines, rolled, self._negative_sines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Rotation:
     sines: Tensor
     kind: int
     rows: Tensor
-    _turns: dict[tuple[int, int], Turn] = field(default_factory=dict)
+    _turns: dict[tuple[int, int], Turn] = field(default_factory=dict, init=False, repr=False)
 
     def of_heads(self, first: int, end: int) -> Turn:
         """By how much the heads from ``first`` to ``end`` are turned."""

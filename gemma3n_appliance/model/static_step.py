@@ -35,7 +35,7 @@ class StaticStep:
         self.cache = cache
         self.slot_ids = slots
         self.longest = length
-        self.shared: dict[int, tuple[Tensor, Tensor]] = {}
+        self.shared: dict[int, tuple[Tensor, Tensor]] = {}  # as a CacheStep's
 
     @cached_property
     def spans(self) -> dict[str, StaticSpan]:

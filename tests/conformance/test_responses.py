@@ -266,7 +266,8 @@ def test_logprobs_are_those_of_the_chat(client, stream):
     else:
         told = reply.output[0].content[0].logprobs
     assert [token.token for token in told] == [token.token for token in known]
-    assert [token.logprob for token in told] == pytest.approx([token.logprob for token in known], abs=1e-3)
+    # Asked again, most of the prompt is remembered, and sums come out in another order.
+    assert [token.logprob for token in told] == pytest.approx([token.logprob for token in known], abs=1e-4)
     assert [len(token.top_logprobs) for token in told] == [2] * len(told)
 
 

@@ -1,12 +1,15 @@
 """A machine that downloads from the stand-in hub, through the command line as a person does."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from gemma3n_appliance.settings import Settings
 from tests.fakes.hub import FakeHub
@@ -18,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([forked.__name__])
+# Here and now: where tests are run, it would not find the module, and say nothing.
+multiprocessing.forkserver.ensure_running()
 
 # What a process may do before it runs the command line.
 # Every attempt to use the network raises.
@@ -123,12 +128,13 @@ class Appliance:
         out, err = (self.home / name for name in ("stdout", "stderr"))
         prelude = OFFLINE * offline + IMPATIENT * impatient
         known = (prelude, arguments, self._environment | environment, self.home, out, err)
-        process = FORKS.Process(target=forked.run, args=known)
+        process = FORKS.Process(target=forked.run, args=known, daemon=True)
         process.start()
         process.join(60)
         if process.exitcode is None:
             process.kill()
-        assert process.exitcode is not None, f"{arguments} takes more than a minute:\n{err.read_text()}"
+            process.join()
+            pytest.fail(f"{arguments} takes more than a minute")
         return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
     def present(self) -> list[str]:
