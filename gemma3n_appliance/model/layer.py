@@ -181,8 +181,7 @@ class Layer:
         shape = self.shape
         normed = self._input_norm(self._predict(rows)[:, 0])
         projected = self._keys_and_values(normed)
-        num_all = shape.num_heads + 2 * shape.num_kv_heads
-        turn = rotation.of_heads(shape.num_heads, num_all)
+        turn = rotation.of_heads(shape.num_heads, shape.num_projected_heads)
         turned = self._rotate(projected, self._key_and_value_norm, turn)
         step.write(shape.owner, turned.unflatten(1, (2, -1)))
 

@@ -92,8 +92,9 @@ def _furnish(root: Path) -> None:
     packages = root / "usr/lib/python3/dist-packages"
     shutil.copy(REMEMBERED_ZIPS, packages)
     (packages / "remembered_zips.pth").write_text("import remembered_zips\n")
-    (root / "var/cache/remembered-zips").mkdir()
-    (root / "var/cache/remembered-zips").chmod(0o1777)
+    remembered = root / "var/cache/remembered-zips"
+    remembered.mkdir()
+    remembered.chmod(0o1777)  # whoever logs in runs Ansible's modules too
     for unit in ("apt-daily.timer", "apt-daily-upgrade.timer"):
         subprocess.run(["systemctl", f"--root={root}", "disable", unit], capture_output=True)
     (root / "etc/machine-id").write_text("")

@@ -270,6 +270,28 @@ def test_the_gateway_has_a_page_of_its_own(fleet: Fleet):
     assert all(board.name in page for board in fleet.boards)
 
 
+def test_the_gateway_speaks_tls(fleet: Fleet, tmp_path: Path):
+    key, certificate, both = tmp_path / "key", tmp_path / "certificate", tmp_path / "both"
+    name = ["-subj", "/CN=gateway", "-addext", f"subjectAltName=IP:{fleet.gateway.address}"]
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *name]
+    subprocess.run([*new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    both.write_text(certificate.read_text() + key.read_text())
+    secured = fleet.run("provision", "--limit", "gateway", gemma3n_gateway_certificate=str(both))
+    try:
+        assert secured.returncode == 0, secured.stdout + secured.stderr
+        assert "PRIVATE KEY" not in secured.stdout
+        with (
+            httpx2.Client(verify=ssl.create_default_context(cafile=certificate)) as trusting,
+            gateway_client(
+                fleet, base_url=f"https://{fleet.gateway.address}:8000/v1", http_client=trusting
+            ) as client,
+        ):
+            assert streamed(client) == list(range(1, 31))
+    finally:
+        plain = fleet.run("provision", "--limit", "gateway")
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+
+
 def test_settings_that_cannot_be_are_refused_before_anything_is_changed(fleet: Fleet):
     settings = SETTINGS | {"NUM_SLOTS": "many"}
     options = ["--tags", "service", "--limit", "board2"]
@@ -351,26 +373,6 @@ def statuses_of(board: Machine, *keys: str) -> list[int]:
 
 
 @pytest.mark.last(2)
-def test_the_gateway_speaks_tls(fleet: Fleet, tmp_path: Path):
-    key, certificate, both = tmp_path / "key", tmp_path / "certificate", tmp_path / "both"
-    name = ["-subj", "/CN=gateway", "-addext", f"subjectAltName=IP:{fleet.gateway.address}"]
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *name]
-    subprocess.run([*new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    both.write_text(certificate.read_text() + key.read_text())
-    secured = fleet.run("provision", "--limit", "gateway", gemma3n_gateway_certificate=str(both))
-    assert secured.returncode == 0, secured.stdout + secured.stderr
-    assert "PRIVATE KEY" not in secured.stdout
-    # By the third board, which has no keys yet.
-    with (
-        httpx2.Client(verify=ssl.create_default_context(cafile=certificate)) as trusting,
-        gateway_client(
-            fleet, base_url=f"https://{fleet.gateway.address}:8000/v1", http_client=trusting
-        ) as client,
-    ):
-        assert streamed(client) == list(range(1, 31))
-
-
-@pytest.mark.last(3)
 def test_nothing_is_left_where_all_is_removed(fleet: Fleet):
     board, gateway = fleet.boards[1], fleet.gateway
     removed = fleet.run("play", "uninstall.yml", "--limit", "board2,gateway", "--tags", "all,purge")
