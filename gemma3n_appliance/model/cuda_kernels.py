@@ -15,7 +15,6 @@ from transformers import Gemma3nTextConfig
 from . import cuda_source, nvrtc
 from .cuda_one_token import OneTokenKernels
 from .cuda_source import (
-    ATTENDING_WARPS,
     KEYS_OF_A_PART,
     LARGEST_HEAD,
     MOST_PARTS,
@@ -34,7 +33,6 @@ TOKENS_AT_ONCE = (8, 4, 2, 1)
 _FEWEST_PARTS = 8
 _MOST_SLOTS, _MOST_KV_HEADS, _LARGEST_GROUP = 64, 8, 8
 _MOST_ROTATED = 32
-_FLOAT_BYTES = 4
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +51,7 @@ class CudaKernels:
         )
         self._begin, self._end = map(module.kernel, ("begin_streams", "end_streams"))
         self._attend = module.kernel("attend", overlaps=True)
+        self._attending_block = 32 * cuda_source.ATTENDING_WARPS, 1, 1
         self._multiply = {
             (packing, num_tokens): module.kernel(f"multiply_{packing}_{num_tokens}", overlaps=True)
             for packing in PACKINGS
@@ -168,13 +167,7 @@ class CudaKernels:
             *(cosines.stride(0), step.slot_ids, step.positions, cache, cache.shape[1], int(owns)),
             *(window or 0, parts, self._ended, seen, num_kv_heads, head_dim, self._eps),
         )
-        shared_bytes = ATTENDING_WARPS * (num_heads // num_kv_heads) * head_dim * _FLOAT_BYTES
-        self._attend(
-            (num_parts, num_kv_heads, batch),
-            (32 * ATTENDING_WARPS, 1, 1),
-            *arguments,
-            shared_bytes=shared_bytes,
-        )
+        self._attend((num_parts, num_kv_heads, batch), self._attending_block, *arguments)
         return seen
 
     def multiply(

@@ -15,7 +15,8 @@ _FILES = ("basics", "streams", "attention", "feed_forward", "products", "one_tok
 # How launches are cut up. Of products with few tokens:
 MULTIPLYING_WARPS, ROWS_OF_A_WARP = 4, 2
 # Of attention; a part of fewer keys costs as much, and more parts are slow to put together.
-ATTENDING_WARPS, KEYS_OF_A_PART, MOST_PARTS, LARGEST_HEAD = 8, 64, 32, 256
+ATTENDING_WARPS, KEYS_OF_A_PART, LARGEST_HEAD = 16, 64, 256
+MOST_PARTS = 32
 # Of each of a token's vectors.
 NUMBERS_OF_A_THREAD = 4
 # Of one token's products: so many blocks of so many threads to a multiprocessor.
@@ -40,7 +41,6 @@ def options(dtype: torch.dtype, group: int) -> list[str]:
         "MULTIPLYING_WARPS": MULTIPLYING_WARPS,
         "ROWS_OF_A_WARP": ROWS_OF_A_WARP,
         "ATTENDING_WARPS": ATTENDING_WARPS,
-        "MOST_PARTS": MOST_PARTS,
         "KEYS_OF_A_PART": KEYS_OF_A_PART,
         "LARGEST_HEAD": LARGEST_HEAD,
         "TOKEN_THREADS": TOKEN_THREADS,

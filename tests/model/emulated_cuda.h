@@ -91,6 +91,9 @@ static void resume(unsigned number) {
     setcontext(&fiber.start);
 }
 static void run_block() {
+    // The first warp goes first, or the last, in turns: where one needs what another writes, they must wait.
+    static bool is_forward;
+    is_forward = !is_forward;
     const int num_threads = blockDim.x;
     of_block = {num_threads, 0, 0};
     for (int warp = 0; warp < num_threads / 32; warp++) of_warps[warp] = {32, 0, 0};
@@ -103,12 +106,14 @@ static void run_block() {
     // Of a warp, as far as it comes without the others.
     for (bool is_running = true; is_running;) {
         is_running = false;
-        for (int first = 0; first < num_threads; first += 32)
+        for (int warp = 0; warp < num_threads / 32; warp++) {
+            const int first = 32 * (is_forward ? warp : num_threads / 32 - 1 - warp);
             for (bool has_moved = true; has_moved; is_running |= has_moved) {
                 has_moved = false;
                 for (int i = first; i < first + 32; i++)
                     if (!fibers[i].has_ended && !fibers[i].waits_for_block) resume(i), has_moved = true;
             }
+        }
     }
 }
 

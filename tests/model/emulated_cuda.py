@@ -112,6 +112,7 @@ def emulated(directory: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Fewer threads are emulated sooner, and blocks have more turns to take.
         patch.setattr(cuda_source, "TOKEN_THREADS", 64)
+        patch.setattr(cuda_source, "ATTENDING_WARPS", 8)
         patch.setattr(nvrtc, "DEVICE", "cpu")
         patch.setattr(nvrtc, "num_multiprocessors", lambda: _NUM_MULTIPROCESSORS)
         patch.setattr(cuda_kernels, "load", load)

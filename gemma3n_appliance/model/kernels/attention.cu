@@ -45,109 +45,157 @@ extern "C" __global__ void __launch_bounds__(1024) rotate(
         head < num_heads + num_kv_heads, to, head_dim, eps);
 }
 
-const int KEYS_AT_ONCE = 4;
+// Of one new token's attention, keys are looked at in chunks: each warp has some of their scores, and each thread two
+// numbers of some of their values.
+const int KEYS_OF_A_WARP = 4, CHUNK = KEYS_OF_A_WARP * ATTENDING_WARPS;
+const int PAIRS = LARGEST_HEAD / 2, KEYS_BESIDE = 32 * ATTENDING_WARPS / PAIRS, KEYS_OF_A_THREAD = CHUNK / KEYS_BESIDE;
+const int SCORES = KEYS_OF_A_WARP * (GROUP > 4 ? 8 : GROUP > 2 ? 4 : GROUP);
+const int PARTS_AT_ONCE = 8;
+
+// As they are held: of numbers of two bytes, the halves of a register.
+struct alignas(2 * sizeof(T)) Two {
+    unsigned x[sizeof(T) / 2];
+};
+struct alignas(16) Eight {
+    unsigned x[2 * sizeof(T)];
+};
+struct alignas(2 * sizeof(float)) Pair {
+    float x[2];
+};
+
+template <int N>
+__device__ __forceinline__ float held_number(const unsigned (&held)[N], int i) {
+    if (sizeof(T) == sizeof(float)) return __uint_as_float(held[i]);
+    return __uint_as_float(i % 2 ? held[i / 2] & 0xffff0000 : held[i / 2] << 16);
+}
+
+// Asks for what is in the cache from a key or value on, a head of each of the positions that follow.
+__device__ __forceinline__ void prefetch_heads(const T* from, int num_positions, int step, int head_dim) {
+    const int IN_A_LINE = 128 / sizeof(T), lines = (head_dim + IN_A_LINE - 1) / IN_A_LINE;
+    for (int i = threadIdx.x; i < num_positions * lines; i += blockDim.x)
+        prefetch((const char*)(from + i / lines * step + i % lines * IN_A_LINE));
+}
 
 // What one new token of every slot sees, having turned its heads, and put its key and value into the cache where
 // the layer `owns` any: blocks for parts of its keys, for each key head, for each slot; those beyond the parts
 // that its keys are worth do nothing. The last to end puts the parts together; `ended` is zero before and after.
-extern "C" __global__ void attend(
+extern "C" __global__ void __launch_bounds__(32 * ATTENDING_WARPS, 2) attend(
     const T* projected, int stride, const T* norm, int norm_stride, const T* cosines, const T* sines,
     int turn_stride, const int64* slots, const int64* positions, T* cache, int capacity, int owns, int window,
     float* parts, int* ended, T* seen, int num_kv_heads, int head_dim, float eps) {
     let_next_begin();
-    await_previous();
     const int part = blockIdx.x, kv_head = blockIdx.y, row = blockIdx.z;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const bool has_numbers = lane * 8 < head_dim;
+    // No kernel that overlaps writes where tokens are, nor, of what is asked for ahead, what is read at last.
     const int end = (int)positions[row] + 1;
     const int start = window && end > window ? end - window : 0;
     const int num_parts = min((int)gridDim.x, (end - start + KEYS_OF_A_PART - 1) / KEYS_OF_A_PART);
-    if (part >= num_parts) return;
     const int share = (end - start + num_parts - 1) / num_parts;
     const int from = start + part * share, to = min(from + share, end);
     const int64 head = (int64)row * num_kv_heads + kv_head;
-    const int64 step = (int64)2 * num_kv_heads * head_dim;
-    T* const its_keys = cache + slots[row] * capacity * step + kv_head * head_dim;
-    const T* keys = its_keys + lane * 8;
-    const T* values = keys + (int64)num_kv_heads * head_dim;
+    const int step = 2 * num_kv_heads * head_dim;
+    T* const keys = cache + slots[row] * capacity * step + kv_head * head_dim;
+    const T* const values = keys + (int64)num_kv_heads * head_dim;
+    if (part < num_parts) {
+        prefetch_heads(keys + from * step, min(to - from, CHUNK), step, head_dim);
+        prefetch_heads(values + from * step, min(to - from, CHUNK), step, head_dim);
+    }
+    await_previous();
+    if (part >= num_parts) return;
 
     alignas(16) __shared__ T queries[GROUP * LARGEST_HEAD];
+    __shared__ float scores[CHUNK * GROUP], highest[GROUP], total[GROUP], fades[GROUP];
     const bool writes = owns && from < end && to == end;
     for (int job = warp; job < GROUP + 2 * writes; job += ATTENDING_WARPS) {
         // Of the token's heads, first come all queries, then all keys, then all values.
         const int which = job < GROUP ? kv_head * GROUP + job : job * num_kv_heads + kv_head;
         const int64 at = (int64)row * turn_stride;
-        T* turned = its_keys + (end - 1) * step + (job - GROUP) * num_kv_heads * head_dim;
+        T* turned = keys + (end - 1) * step + (job - GROUP) * num_kv_heads * head_dim;
         turn(
             projected + (int64)row * stride + which * head_dim, norm + which * norm_stride, cosines + at, sines + at,
             job <= GROUP, job < GROUP ? queries + job * head_dim : turned, head_dim, eps);
     }
+    if (threadIdx.x < GROUP) highest[threadIdx.x] = MINUS_INFINITY, total[threadIdx.x] = 0.0f;
     __syncthreads();
 
-    float query[GROUP][8] = {}, sum[GROUP][8] = {}, highest[GROUP], total[GROUP];
-    for (int g = 0; g < GROUP; g++) {
-        if (has_numbers) eight(query[g], queries + g * head_dim + lane * 8);
-        highest[g] = MINUS_INFINITY, total[g] = 0.0f;
-    }
-    for (int first = from + warp * KEYS_AT_ONCE; first < to; first += ATTENDING_WARPS * KEYS_AT_ONCE) {
-        float key[KEYS_AT_ONCE][8] = {}, value[KEYS_AT_ONCE][8] = {}, scores[KEYS_AT_ONCE][GROUP] = {};
+    // What there is none of is not asked about, but read twice: it counts for nothing.
+    const int mine = min(2 * (int)(threadIdx.x % PAIRS), head_dim - 2), beside = threadIdx.x / PAIRS;
+    const int eighth = min(lane * 8, head_dim - 8);
+    Pair sums[GROUP] = {};
+    for (int first = from; first < to; first += CHUNK) {
+        Eight key[KEYS_OF_A_WARP];
 #pragma unroll
-        for (int k = 0; k < KEYS_AT_ONCE; k++)
-            if (has_numbers && first + k < to) {
-                eight(key[k], keys + (first + k) * step);
-                eight(value[k], values + (first + k) * step);
-            }
-#pragma unroll
-        for (int k = 0; k < KEYS_AT_ONCE; k++)
-#pragma unroll
-            for (int g = 0; g < GROUP; g++) {
-                for (int e = 0; e < 8; e++) scores[k][g] += query[g][e] * key[k][e];
-                scores[k][g] = warp_sum(scores[k][g]);
-            }
+        for (int k = 0; k < KEYS_OF_A_WARP; k++)
+            key[k] = *(const Eight*)(keys + min(first + warp * KEYS_OF_A_WARP + k, to - 1) * step + eighth);
+        float its_scores[SCORES] = {};
 #pragma unroll
         for (int g = 0; g < GROUP; g++) {
-            float high = highest[g];
+            float query[8] = {};
+            if (lane * 8 < head_dim) eight(query, queries + g * head_dim + lane * 8);
 #pragma unroll
-            for (int k = 0; k < KEYS_AT_ONCE; k++)
-                if (first + k < to) high = fmaxf(high, scores[k][g]);
-            const float fades = expf(highest[g] - high);
-            highest[g] = high, total[g] *= fades;
-            for (int e = 0; e < 8; e++) sum[g][e] *= fades;
+            for (int k = 0; k < KEYS_OF_A_WARP; k++)
 #pragma unroll
-            for (int k = 0; k < KEYS_AT_ONCE; k++) {
-                const float weight = first + k < to ? expf(scores[k][g] - high) : 0.0f;
-                total[g] += weight;
-                for (int e = 0; e < 8; e++) sum[g][e] += weight * value[k][e];
+                for (int e = 0; e < 8; e++) its_scores[k * GROUP + g] += query[e] * held_number(key[k].x, e);
+        }
+        const float score = warp_sums(its_scores);
+        const int which = lane * SCORES / 32, position = first + warp * KEYS_OF_A_WARP + which / GROUP;
+        if (lane * SCORES % 32 == 0 && which < KEYS_OF_A_WARP * GROUP)
+            scores[warp * KEYS_OF_A_WARP * GROUP + which] = position < to ? score : MINUS_INFINITY;
+        // Not looked at before the weights are known: until then they come.
+        Two value[KEYS_OF_A_THREAD];
+#pragma unroll
+        for (int k = 0; k < KEYS_OF_A_THREAD; k++)
+            value[k] = *(const Two*)(values + min(first + k * KEYS_BESIDE + beside, to - 1) * step + mine);
+        __syncthreads();
+
+        for (int g = warp; g < GROUP; g += ATTENDING_WARPS) {
+            float high = highest[g], sum = 0.0f;
+            for (int k = lane; k < CHUNK; k += 32) high = fmaxf(high, scores[k * GROUP + g]);
+            high = warp_max(high);
+            for (int k = lane; k < CHUNK; k += 32) {
+                const float weight = expf(scores[k * GROUP + g] - high);
+                scores[k * GROUP + g] = weight, sum += weight;
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) {
+                fades[g] = expf(highest[g] - high);
+                highest[g] = high, total[g] = total[g] * fades[g] + sum;
             }
         }
+        __syncthreads();
+#pragma unroll
+        for (int g = 0; g < GROUP; g++) sums[g].x[0] *= fades[g], sums[g].x[1] *= fades[g];
+#pragma unroll
+        for (int k = 0; k < KEYS_OF_A_THREAD; k++)
+#pragma unroll
+            for (int g = 0; g < GROUP; g++) {
+                const float weight = scores[(k * KEYS_BESIDE + beside) * GROUP + g];
+                sums[g].x[0] += weight * held_number(value[k].x, 0), sums[g].x[1] += weight * held_number(value[k].x, 1);
+            }
+        __syncthreads();
     }
 
-    extern __shared__ float of_warps[];  // [warps][GROUP][head_dim]
-    __shared__ float highest_of[ATTENDING_WARPS][GROUP], total_of[ATTENDING_WARPS][GROUP];
-    for (int g = 0; g < GROUP; g++) {
-        if (has_numbers)
-            for (int e = 0; e < 8; e++) of_warps[(warp * GROUP + g) * head_dim + lane * 8 + e] = sum[g][e];
-        if (lane == 0) highest_of[warp][g] = highest[g], total_of[warp][g] = total[g];
-    }
+    __shared__ Pair beside_each_other[KEYS_BESIDE][GROUP][PAIRS];
+#pragma unroll
+    for (int g = 0; g < GROUP; g++) beside_each_other[beside][g][threadIdx.x % PAIRS] = sums[g];
     __syncthreads();
     const int width = head_dim + 2;
     parts += head * gridDim.x * GROUP * width;
-    for (int i = threadIdx.x; i < GROUP * head_dim; i += blockDim.x) {
-        const int g = i / head_dim;
-        float high = MINUS_INFINITY, all = 0.0f, x = 0.0f;
-        for (int w = 0; w < ATTENDING_WARPS; w++) high = fmaxf(high, highest_of[w][g]);
-        for (int w = 0; w < ATTENDING_WARPS; w++) {
-            if (total_of[w][g] == 0.0f) continue;  // no key; NaN goes on
-            const float fades = expf(highest_of[w][g] - high);
-            all += total_of[w][g] * fades, x += of_warps[w * GROUP * head_dim + i] * fades;
-        }
+    seen += head * GROUP * head_dim;
+    for (int i = threadIdx.x; i < GROUP * PAIRS; i += blockDim.x) {
+        const int g = i / PAIRS, at = 2 * (i % PAIRS);
+        if (at >= head_dim) continue;
+        Pair sum = {};
+#pragma unroll
+        for (int b = 0; b < KEYS_BESIDE; b++)
+            for (int e = 0; e < 2; e++) sum.x[e] += beside_each_other[b][g][i % PAIRS].x[e];
         if (num_parts == 1) {
-            seen[head * GROUP * head_dim + i] = down(x / all);
+            for (int e = 0; e < 2; e++) seen[g * head_dim + at + e] = down(sum.x[e] / total[g]);
             continue;
         }
-        float* mine = parts + (part * GROUP + g) * width;
-        mine[2 + i % head_dim] = x;
-        if (i % head_dim == 0) mine[0] = high, mine[1] = all;
+        float* of_part = parts + (part * GROUP + g) * width;
+        *(Pair*)(of_part + 2 + at) = sum;
+        if (at == 0) *(Pair*)of_part = {highest[g], total[g]};
     }
 
     if (num_parts == 1) return;
@@ -161,20 +209,31 @@ extern "C" __global__ void attend(
     __syncthreads();
     if (!is_last) return;
     __threadfence();
-    __shared__ float faded[GROUP][MOST_PARTS];
-    for (int g = warp; g < GROUP; g += ATTENDING_WARPS) {
-        const float* one = parts + (lane * GROUP + g) * width;
-        const float high = lane < num_parts ? one[0] : MINUS_INFINITY;
-        const float fades = expf(high - warp_max(high));  // some part has a key
-        faded[g][lane] = fades / warp_sum(lane < num_parts ? one[1] * fades : 0.0f);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < GROUP * head_dim; i += blockDim.x) {
-        const int g = i / head_dim;
-        const float* one = parts + g * width + 2 + i % head_dim;
-        float x = 0.0f;
-#pragma unroll 8
-        for (int p = 0; p < num_parts; p++) x += one[p * GROUP * width] * faded[g][p];
-        seen[head * GROUP * head_dim + i] = down(x);
+    for (int i = threadIdx.x; i < GROUP * PAIRS; i += blockDim.x) {
+        const int g = i / PAIRS, at = 2 * (i % PAIRS);
+        if (at >= head_dim) continue;
+        Pair sum = {};
+        float high = MINUS_INFINITY, all = 0.0f;
+        for (int first = 0; first < num_parts; first += PARTS_AT_ONCE) {
+            Pair its[PARTS_AT_ONCE] = {}, of_its[PARTS_AT_ONCE];
+#pragma unroll
+            for (int p = 0; p < PARTS_AT_ONCE; p++) {
+                const float* of_part = parts + ((first + p) * GROUP + g) * width;
+                of_its[p] = {MINUS_INFINITY, 0.0f};
+                if (first + p < num_parts) of_its[p] = *(const Pair*)of_part, its[p] = *(const Pair*)(of_part + 2 + at);
+            }
+            float higher = high;
+#pragma unroll
+            for (int p = 0; p < PARTS_AT_ONCE; p++) higher = fmaxf(higher, of_its[p].x[0]);
+            const float fade = expf(high - higher);
+            high = higher, all *= fade, sum.x[0] *= fade, sum.x[1] *= fade;
+#pragma unroll
+            for (int p = 0; p < PARTS_AT_ONCE; p++) {
+                const float weight = expf(of_its[p].x[0] - high);
+                all += weight * of_its[p].x[1];
+                for (int e = 0; e < 2; e++) sum.x[e] += weight * its[p].x[e];
+            }
+        }
+        for (int e = 0; e < 2; e++) seen[g * head_dim + at + e] = down(sum.x[e] / all);
     }
 }

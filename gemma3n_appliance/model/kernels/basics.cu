@@ -68,6 +68,23 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// Sums each of N numbers over a warp, N a power of two up to 32; a lane gets the sum of number lane * N / 32.
+template <int N, int HALF = N / 2, int OTHER = 16>
+__device__ __forceinline__ float warp_sums(float (&x)[N]) {
+    if constexpr (HALF > 0) {
+        const bool has_upper = threadIdx.x & OTHER;
+#pragma unroll
+        for (int n = 0; n < HALF; n++) {
+            const float given = has_upper ? x[n] : x[n + HALF];
+            x[n] = (has_upper ? x[n + HALF] : x[n]) + __shfl_xor_sync(~0u, given, OTHER);
+        }
+        return warp_sums<N, HALF / 2, OTHER / 2>(x);
+    }
+#pragma unroll
+    for (int other = OTHER; other; other /= 2) x[0] += __shfl_xor_sync(~0u, x[0], other);
+    return x[0];
+}
+
 // Gives every thread of a block the sums over all of them.
 template <int N>
 __device__ __forceinline__ void block_sum(float (&x)[N]) {

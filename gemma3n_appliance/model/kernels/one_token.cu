@@ -1,7 +1,7 @@
 // From here on, of one token alone: products with what leads to them. As many blocks as the GPU runs at once take
 // turns at the rows of weights, which are the warps' units; the first block writes what later kernels want of
 // what all have computed.
-#define TOKEN_KERNEL extern "C" __global__ void __launch_bounds__(TOKEN_THREADS, TOKEN_BLOCKS)
+#define TOKEN_KERNEL extern "C" __global__ void __launch_bounds__(TOKEN_THREADS, 2 * TOKEN_BLOCKS)
 
 __device__ __forceinline__ int first_unit() { return threadIdx.x / 32 * gridDim.x + blockIdx.x; }
 __device__ __forceinline__ int units_at_once() { return blockDim.x / 32 * gridDim.x; }
