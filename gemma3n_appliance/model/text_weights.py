@@ -1,14 +1,13 @@
 """A checkpoint's tensors → what our text model multiplies by."""
 
-import re
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import Gemma3nTextConfig, Gemma3nTextModel
+from transformers import Gemma3nTextConfig
 
-from . import quantize, towers
+from . import quantize, text_shapes, towers
 from .checkpoint_files import CheckpointFiles, Place
 from .cuda_kernels import CudaKernels
 from .cuda_layer import CudaDense, CudaPacked
@@ -19,7 +18,6 @@ Packed = Int8 | Int4 | CudaPacked
 Quantization = Literal["none", "int8", "int4"]
 
 TABLE = "embed_tokens_per_layer.weight"
-_KEYS_AND_VALUES = re.compile(r"layers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.")
 
 
 class TextWeights:
@@ -104,15 +102,8 @@ class TextWeights:
         return place
 
     def lacking(self, config: Gemma3nTextConfig) -> set[str]:
-        """Returns the names of what a model of this shape has, and the files have not."""
-        with torch.device("meta"):
-            wanted = Gemma3nTextModel(config).state_dict()
-        num_owning = config.num_hidden_layers - config.num_kv_shared_layers
-        return {
-            name
-            for name, tensor in wanted.items()
-            if not _is_never_read(name, num_owning) and self._shape(name) != tuple(tensor.shape)
-        }
+        """Returns the names of what a model like that has, and the files have not."""
+        return {name for name, shape in text_shapes.of(config) if self._shape(name) != shape}
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         place = self._files.place(self._prefix + name)
@@ -132,9 +123,3 @@ class _Within:
 
     def within(self, prefix: str) -> "_Within":
         return _Within(self._weights, self._prefix + prefix)
-
-
-def _is_never_read(name: str, num_owning: int) -> bool:
-    """Whether these are the keys and values of a layer that reads another's; some checkpoints have them."""
-    match = _KEYS_AND_VALUES.match(name)
-    return match is not None and int(match[1]) >= num_owning

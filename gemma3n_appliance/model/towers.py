@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration, Gemma3nModel
+from transformers import Gemma3nConfig, Gemma3nModel
+from transformers.initialization import no_init_weights
 
 from .checkpoint_files import CheckpointFiles
 from .embeddings import SpecialRange
 from .kv_cache import FULL
 
-_NOT_OURS = (".language_model.", "lm_head.")
+_PREFIX = "model."
 
 
 def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
@@ -20,21 +21,38 @@ def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> G
     Raises:
         ValueError: weights of the towers are missing or misshapen.
     """
-    # Its tables would be read, converted and dropped.
-    weights = {name: files.read(name) for name in files if not _is_text(name)}
-    model, loading = Gemma3nForConditionalGeneration.from_pretrained(
-        None,
-        config=_with_a_tiny_text_model(config),
-        state_dict=weights,
-        dtype=dtype,
-        output_loading_info=True,
+    model = _empty(config, dtype)
+    wanted = {f"{_PREFIX}{name}": tensor.shape for name, tensor in model.state_dict().items()}
+    read = {name: files.read(name) for name in files if name in wanted}
+    require_complete(
+        {name for name, shape in wanted.items() if name not in read or read[name].shape != shape}
     )
-    lacking = {str(key) for key in loading["missing_keys"] | loading["mismatched_keys"]}
-    require_complete({key for key in lacking if not _is_text(key)})
-    towers = model.model
-    del towers.language_model
-    towers.config = config
-    return towers
+    weights = {name.removeprefix(_PREFIX): tensor.to(dtype) for name, tensor in read.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _empty(config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
+    """Returns towers whose weights are yet to come: memory that nobody has touched.
+
+    ``from_pretrained`` would make them on torch's device without memory, which imports torch's compiler.
+    """
+    before = torch.get_default_dtype()
+    try:
+        made = []
+        for each in (torch.float32, dtype):
+            torch.set_default_dtype(each)
+            with no_init_weights():
+                made.append(Gemma3nModel(_with_a_tiny_text_model(config)))  # timm changes what it is given
+    finally:
+        torch.set_default_dtype(before)
+    exact, model = made
+    # What is computed of the configuration is rounded once, when it is kept.
+    for kept, computed in zip(model.buffers(), exact.buffers(), strict=True):
+        kept.copy_(computed)
+    del model.language_model
+    model.config = config
+    return model
 
 
 def require_complete(lacking: set[str]) -> None:
@@ -55,10 +73,6 @@ def special_ranges(model: Gemma3nModel) -> list[SpecialRange]:
         SpecialRange(vision.vocab_offset, audio.vocab_offset, embed_with(vision)),
         SpecialRange(audio.vocab_offset, vocab_size, embed_with(audio)),
     ]
-
-
-def _is_text(key: str) -> bool:
-    return any(name in key for name in _NOT_OURS)
 
 
 def _with_a_tiny_text_model(config: Gemma3nConfig) -> Gemma3nConfig:

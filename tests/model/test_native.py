@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, Gemma3nModel
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import EngineError, ModelLoadError
-from gemma3n_appliance.model import native
+from gemma3n_appliance.model import native, text_shapes, towers
 from gemma3n_appliance.model.checkpoint_files import CheckpointFiles
 from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.layer import Layer
@@ -25,6 +26,30 @@ def _first_token(parts) -> int | None:
     runner = SlotRunner(parts, KVCache(parts.decoder.config, 1, 256, CPU, torch.float32))
     runner.begin([0], GenerationRequest("r", (2, 20, 21, 22), Sampling(0.0), 5))
     return runner.prefill(0, 1024)
+
+
+def test_a_checkpoint_must_have_what_transformers_has(text_model):
+    wanted = {name: tuple(tensor.shape) for name, tensor in text_model.model.state_dict().items()}
+    config = text_model.config
+    num_owning = config.num_hidden_layers - config.num_kv_shared_layers
+    # Some versions have keys and values where layers below have them, and read none.
+    for name in [name for name in wanted if re.search(r"self_attn\.[kv]_", name)]:
+        if int(name.split(".")[1]) >= num_owning:
+            del wanted[name]
+    assert dict(text_shapes.of(config)) == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_towers_are_those_that_transformers_loads(checkpoint_dir, dtype):
+    config = AutoConfig.from_pretrained(checkpoint_dir)
+    ours = towers.load(CheckpointFiles(checkpoint_dir), config, dtype)
+    theirs = Gemma3nModel.from_pretrained(checkpoint_dir, dtype=dtype)
+    assert not ours.training
+    for listed in ("named_parameters", "named_buffers"):
+        found = dict(getattr(ours, listed)())
+        wanted = {k: v for k, v in getattr(theirs, listed)() if not k.startswith("language_model.")}
+        assert found.keys() == wanted.keys()
+        assert [k for k in found if found[k].dtype != wanted[k].dtype or not found[k].equal(wanted[k])] == []
 
 
 def test_a_checkpoint_in_several_files_is_the_same(text_model, text_dir, tmp_path):
