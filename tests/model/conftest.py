@@ -4,6 +4,7 @@ import gemma3n_appliance.model  # noqa: F401 - before transformers: it makes tor
 
 # isort: split
 import dataclasses
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -80,13 +81,18 @@ def random_text_model(**sizes: object) -> Gemma3nForCausalLM:
 
 @pytest.fixture(scope="session", params=SHAPES)
 def text_model(request: pytest.FixtureRequest) -> Gemma3nForCausalLM:
+    return _text_model(request.param)
+
+
+@functools.cache  # in a random order of tests, a fixture is made anew, and the oracle would be asked again
+def _text_model(shape: str) -> Gemma3nForCausalLM:
     return random_text_model(
         hidden_size=48,
         intermediate_size=96,
         hidden_size_per_layer_input=8,
         laurel_rank=4,
         initializer_range=0.2,
-        **SHAPES[request.param],
+        **SHAPES[shape],
     )
 
 

@@ -7,7 +7,7 @@ from transformers import Gemma3nForCausalLM
 from gemma3n_appliance.model import native
 from gemma3n_appliance.model.parts import Parts
 
-from . import emulated_cuda
+from . import emulated_cuda, oracle
 from .conftest import FULL, SLIDING, Probe, Steadfast, distance, random_text_model
 
 CPU = torch.device("cpu")
@@ -67,9 +67,8 @@ def by_ours(model, directory, kernels_dir):
     return load
 
 
-@torch.inference_mode()
 def wanted(model, token_ids: list[int]) -> torch.Tensor:
-    return model(torch.tensor([token_ids]), logits_to_keep=1).logits[0, -1]
+    return oracle.logits(model, token_ids)[-1]
 
 
 @pytest.mark.parametrize(("length", "recorded"), [(1, False), (75, True)])

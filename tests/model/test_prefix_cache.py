@@ -15,6 +15,8 @@ from gemma3n_appliance.model.media_cache import MediaCache
 from gemma3n_appliance.model.prefix_cache import PrefixCache
 from gemma3n_appliance.model.soft_tokens import SoftTokens
 
+from . import oracle
+
 GREEDY = Sampling(temperature=0.0)
 SLOTS = (0, 1, 2)
 
@@ -117,9 +119,8 @@ def test_the_only_free_slot_is_taken_whatever_is_in_it(desk):
     assert desk.take(ids("s", "x"), free=(0,)) == (0, 100)
 
 
-@torch.no_grad()
 def reference(model, token_ids):
-    return model(torch.tensor([token_ids])).logits[0, -1]
+    return oracle.logits(model, token_ids)[-1]
 
 
 def begin(probe, free, token_ids) -> Admission:

@@ -22,26 +22,22 @@ from gemma3n_appliance.errors import (
 )
 from gemma3n_appliance.model import runner
 
+from . import oracle
+
 GREEDY = Sampling(temperature=0.0)
-
-
-@torch.no_grad()
-def reference(model, token_ids):
-    """transformers' logits after every position, [length, vocab]."""
-    return model(torch.tensor([token_ids])).logits[0]
 
 
 def test_a_whole_prefill_gives_the_reference_logits(probe, text_model, prompt, assert_close):
     token_ids = prompt(0, 50)
     probe.start(0, token_ids)
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 16, 49, 50])
 def test_the_size_of_prefill_chunks_makes_no_difference(probe, text_model, prompt, assert_close, chunk):
     token_ids = prompt(1, 50)
     probe.start(2, token_ids, chunk)
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_every_decode_step_of_a_ragged_batch_gives_the_reference_logits(
@@ -50,12 +46,16 @@ def test_every_decode_step_of_a_ragged_batch_gives_the_reference_logits(
     texts = {3: prompt(2, 33), 0: prompt(3, 4), 2: prompt(4, 61)}
     for slot, token_ids in texts.items():
         token_ids.append(probe.start(slot, token_ids, chunk=20))
+    found: dict[int, list[torch.Tensor]] = {slot: [] for slot in texts}
     for _ in range(20):
         slots = list(texts)
         new = probe.runner.decode(slots)
         for slot, token, logits in zip(slots, new, probe.logits, strict=True):
-            assert_close(logits, reference(text_model, texts[slot])[-1])
+            found[slot].append(logits)
             texts[slot].append(token)
+    for slot, token_ids in texts.items():
+        for logits, wanted in zip(found[slot], oracle.logits(text_model, token_ids)[-21:-1], strict=True):
+            assert_close(logits, wanted)
 
 
 def test_requests_may_join_and_leave_a_batch_at_any_step(probe, text_model, prompt, assert_close):
@@ -69,9 +69,9 @@ def test_requests_may_join_and_leave_a_batch_at_any_step(probe, text_model, prom
         late += [new[0]]
     probe.runner.release(1)
     late += probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, late[:-1])[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, late[:-1])[-1])
     probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, late)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, late)[-1])
 
 
 def test_a_slot_remembers_nothing_of_its_last_tenant(probe, text_model, prompt, assert_close):
@@ -81,7 +81,7 @@ def test_a_slot_remembers_nothing_of_its_last_tenant(probe, text_model, prompt, 
     token_ids = prompt(8, 9)
     token_ids.append(probe.start(0, token_ids))
     probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_a_slot_released_in_mid_prefill_can_be_used_again(probe, text_model, prompt, assert_close):
@@ -90,7 +90,7 @@ def test_a_slot_released_in_mid_prefill_can_be_used_again(probe, text_model, pro
     probe.runner.release(0)
     token_ids = prompt(10, 30)
     probe.start(0, token_ids)
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_the_cache_grows_under_running_requests_without_changing_them(
@@ -100,7 +100,7 @@ def test_the_cache_grows_under_running_requests_without_changing_them(
     token_ids.append(probe.start(0, token_ids))
     probe.start(1, prompt(12, 600))
     probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_a_completion_finds_room_that_its_prompt_did_not_need(probe, text_model, prompt, assert_close):
@@ -108,7 +108,7 @@ def test_a_completion_finds_room_that_its_prompt_did_not_need(probe, text_model,
     token_ids.append(probe.start(0, token_ids))
     for _ in range(12):
         token_ids += probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, token_ids[:-1])[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids[:-1])[-1])
 
 
 def test_greedy_tokens_are_those_of_generate(probe, text_model, prompt):
@@ -118,8 +118,7 @@ def test_greedy_tokens_are_those_of_generate(probe, text_model, prompt):
         for slot, token in zip(texts, probe.runner.decode(list(texts)), strict=True):
             produced[slot].append(token)
     for slot, token_ids in texts.items():
-        output = text_model.generate(torch.tensor([token_ids]), max_new_tokens=120, do_sample=False)
-        assert produced[slot] == output[0, len(token_ids) :].tolist()
+        assert produced[slot] == oracle.generated(text_model, token_ids, max_new_tokens=120)
 
 
 def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch(probe, prompt):
@@ -174,8 +173,8 @@ def test_numbers_that_are_none_end_one_request_and_leave_no_trace(
     token_ids = prompt(22, 5)
     token_ids.append(probe.start(0, token_ids))
     probe.runner.decode([0, 1])
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
-    assert_close(probe.logits[1], reference(text_model, other)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
+    assert_close(probe.logits[1], oracle.logits(text_model, other)[-1])
 
 
 def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
@@ -197,7 +196,7 @@ def test_a_step_with_numbers_that_are_none_can_be_tried_again_slot_by_slot(
             probe.runner.decode([0, 1])
     for slot, token_ids in enumerate(texts):
         probe.runner.decode([slot])
-        assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+        assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
@@ -222,7 +221,7 @@ def test_a_step_that_ran_out_of_memory_can_be_tried_again_with_fewer_slots(
     assert alive[0]() is None, "the error keeps memory that the next try needs"
     for slot, token_ids in enumerate(texts):
         probe.runner.decode([slot])
-        assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+        assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_logprobs_are_the_reference_s_whatever_changes_the_choice(probe, text_model, prompt):
@@ -235,7 +234,7 @@ def test_logprobs_are_the_reference_s_whatever_changes_the_choice(probe, text_mo
         chosen = probe.runner.prefill(slot, 1024)
         token_ids += [chosen] if slot else []
     for _ in range(5):
-        wanted = reference(text_model, token_ids[:-1])[-1].log_softmax(-1)
+        wanted = oracle.logits(text_model, token_ids[:-1])[-1].log_softmax(-1)
         told = probe.runner.logprobs(1)
         assert told.chosen == pytest.approx(wanted[token_ids[-1]].item(), abs=1e-3)
         best = wanted.topk(4)
@@ -255,11 +254,7 @@ def test_logprobs_are_the_reference_s_whatever_changes_the_choice(probe, text_mo
 def test_adjusted_logits_choose_what_transformers_would(probe, text_model, prompt, rules, options):
     token_ids = prompt(32, 30)
     ours = probe.generate(0, token_ids, 20, Sampling(0.0, **rules))
-    given = torch.tensor([token_ids])
-    theirs = text_model.generate(
-        given, attention_mask=torch.ones_like(given), max_new_tokens=20, do_sample=False, **options
-    )
-    assert ours == theirs[0, len(token_ids) :].tolist()
+    assert ours == oracle.generated(text_model, token_ids, max_new_tokens=20, **options)
 
 
 def test_penalties_add_to_what_an_answer_is_made_of_and_rewards_take_away(probe, prompt):
@@ -304,8 +299,9 @@ def test_a_grammar_chooses_the_best_of_what_it_allows(probe, text_model, prompt,
             (tokens[1],) = probe.runner.decode([1])
         free.append(tokens[0])
         bound.append(tokens[1])
-        assert free[-1] == reference(text_model, free[:-1])[-1].argmax()
-        assert bound[-1] == digits[reference(text_model, bound[:-1])[-1][digits].argmax()]
+    assert free[-10:] == oracle.logits(text_model, free)[-11:-1].argmax(dim=-1).tolist()
+    best = oracle.logits(text_model, bound)[-11:-1, digits].argmax(dim=-1)
+    assert bound[-10:] == digits[best].tolist()
 
 
 class Slow:
@@ -346,7 +342,7 @@ def test_a_grammar_that_thinks_holds_up_nobody_and_changes_nothing(probe, text_m
         slow.is_thinking = step % 3 != 2
         free, bound = probe.runner.decode([0, 1])
         assert (bound is None) == slow.is_thinking
-        assert_close(probe.logits[0], reference(text_model, texts[0])[-1])
+        assert_close(probe.logits[0], oracle.logits(text_model, texts[0])[-1])
         texts[0].append(free)
         said += [] if bound is None else [bound]
     assert said == expected[: len(said)]
@@ -378,12 +374,12 @@ def test_a_step_that_fails_as_it_chooses_can_be_tried_again(probe, text_model, p
         probe.runner._sample = choose
     tokens = probe.runner.decode([0, 1])
     for logits, token_ids in zip(probe.logits, (free, bound), strict=True):
-        assert_close(logits, reference(text_model, token_ids)[-1])
+        assert_close(logits, oracle.logits(text_model, token_ids)[-1])
     free.append(tokens[0])
     bound.append(tokens[1])
     slow.is_thinking = True
     assert probe.runner.decode([0, 1])[1] is None
-    assert_close(probe.logits[0], reference(text_model, free)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, free)[-1])
 
 
 def test_where_all_wait_the_first_grammar_that_has_thought_goes_on(probe, prompt, monkeypatch):
@@ -426,7 +422,7 @@ def test_a_grammar_that_gives_up_ends_its_own_request_alone(probe, text_model, p
         probe.runner.decode([0, 1])
     probe.runner.release(1)
     probe.runner.decode([0])
-    assert_close(probe.logits[0], reference(text_model, token_ids)[-1])
+    assert_close(probe.logits[0], oracle.logits(text_model, token_ids)[-1])
 
 
 def test_logprobs_are_the_model_s_own_whatever_a_grammar_rules_out(probe, text_model, prompt):
@@ -435,7 +431,7 @@ def test_logprobs_are_the_model_s_own_whatever_a_grammar_rules_out(probe, text_m
     request = GenerationRequest("r", tuple(token_ids), GREEDY, 5, num_top_logprobs=3, grammar=grammar)
     probe.runner.begin([0], request)
     assert probe.runner.prefill(0, 100) == ord("x")
-    scores = reference(text_model, token_ids)[-1].log_softmax(-1)
+    scores = oracle.logits(text_model, token_ids)[-1].log_softmax(-1)
     told = probe.runner.logprobs(0)
     assert told.chosen == pytest.approx(scores[ord("x")].item(), abs=1e-4)
     assert [token for token, _ in told.top] == scores.topk(3).indices.tolist()

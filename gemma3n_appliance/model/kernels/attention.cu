@@ -86,7 +86,8 @@ extern "C" __global__ void __launch_bounds__(32 * ATTENDING_WARPS, 2) attend(
     let_next_begin();
     const int part = blockIdx.x, kv_head = blockIdx.y, row = blockIdx.z;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    // No kernel that overlaps writes where tokens are, nor, of what is asked for ahead, what is read at last.
+    // Slots and positions were there before any kernel that overlaps began. Keys are asked for, and read once the one
+    // ahead has ended.
     const int end = (int)positions[row] + 1;
     const int start = window && end > window ? end - window : 0;
     const int num_parts = min((int)gridDim.x, (end - start + KEYS_OF_A_PART - 1) / KEYS_OF_A_PART);
