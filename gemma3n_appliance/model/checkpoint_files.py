@@ -59,6 +59,11 @@ class CheckpointFiles:
         """Returns where a tensor is, if there is one."""
         return self._places.get(name)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Returns a tensor's shape, if there is one, by the header alone."""
+        place = self.place(name)
+        return place and place.shape
+
     def read(self, name: str) -> Tensor:
         """Returns a tensor on the CPU, in the file's dtype. Raises KeyError where there is none.
 

@@ -103,11 +103,9 @@ class TextWeights:
 
     def lacking(self, config: Gemma3nTextConfig) -> set[str]:
         """Returns the names of what a model like that has, and the files have not."""
-        return {name for name, shape in text_shapes.of(config) if self._shape(name) != shape}
-
-    def _shape(self, name: str) -> tuple[int, ...] | None:
-        place = self._files.place(self._prefix + name)
-        return place and place.shape
+        return {
+            name for name, shape in text_shapes.of(config) if self._files.shape(self._prefix + name) != shape
+        }
 
 
 class _Within:

@@ -22,12 +22,10 @@ def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> G
         ValueError: weights of the towers are missing or misshapen.
     """
     model = _empty(config, dtype)
-    wanted = {f"{_PREFIX}{name}": tensor.shape for name, tensor in model.state_dict().items()}
-    read = {name: files.read(name) for name in files if name in wanted}
-    require_complete(
-        {name for name, shape in wanted.items() if name not in read or read[name].shape != shape}
-    )
-    weights = {name.removeprefix(_PREFIX): tensor.to(dtype) for name, tensor in read.items()}
+    wanted = model.state_dict()
+    lacking = {name for name in wanted if files.shape(_PREFIX + name) != tuple(wanted[name].shape)}
+    require_complete({_PREFIX + name for name in lacking})
+    weights = {name: files.read(_PREFIX + name).to(dtype) for name in wanted}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 

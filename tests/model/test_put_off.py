@@ -1,6 +1,5 @@
 """What a start does without. Each in a process of its own: here, others have imported it by now."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ def _run(script: str, *arguments: str | Path) -> str:
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ,
         capture_output=True,
         text=True,
     )
