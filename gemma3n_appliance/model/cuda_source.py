@@ -19,7 +19,8 @@ ATTENDING_WARPS, KEYS_OF_A_PART, LARGEST_HEAD = 16, 64, 256
 MOST_PARTS = 32
 # Of each of a token's vectors.
 NUMBERS_OF_A_THREAD = 4
-# Of one token's products: so many blocks of so many threads to a multiprocessor.
+# Of one token's products: so many blocks of so many threads to a multiprocessor, which has twice as many at
+# a time, and 1,536 threads at most.
 TOKEN_THREADS, TOKEN_BLOCKS = 512, 1
 NEURONS_OF_A_PART = 1024
 

@@ -21,10 +21,6 @@ Size = tuple[int, int, int]
 
 DEVICE = "cuda"
 
-# Attributes of a function: CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES is what it has besides.
-_SHARED_SIZE = 1
-_MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-_ALWAYS_ALLOWED_BYTES = 48 * 1024
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _FIRST_TO_OVERLAP = (9, 0)
 _FIRST_TO_RECORD_OVERLAP = 12030  # CUDA 12.3
@@ -52,10 +48,9 @@ class Module:
 
         One that ``overlaps`` may begin before the one ahead of it has ended, and waits for that by itself.
         """
-        function, static_bytes = c_void_p(), c_int()
+        function = c_void_p()
         self._check(self._driver.cuModuleGetFunction(byref(function), self._handle, name.encode()))
-        self._check(self._driver.cuFuncGetAttribute(byref(static_bytes), _SHARED_SIZE, function))
-        return Kernel(self, function, static_bytes.value, overlaps and self._can_overlap)
+        return Kernel(self, function, overlaps and self._can_overlap)
 
     @cached_property
     def _can_overlap(self) -> bool:
@@ -63,10 +58,6 @@ class Module:
         self._check(self._driver.cuDriverGetVersion(byref(version)))
         is_new_enough = torch.cuda.get_device_capability() >= _FIRST_TO_OVERLAP
         return is_new_enough and version.value >= _FIRST_TO_RECORD_OVERLAP
-
-    def allow_shared(self, function: c_void_p, shared_bytes: int) -> None:
-        """Lets a kernel ask for more dynamic shared memory than any may."""
-        self._check(self._driver.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED_SIZE, c_int(shared_bytes)))
 
     def launch(self, function: c_void_p, config: "_LaunchConfig", pointers: "ctypes.Array[c_void_p]") -> None:
         """Launches on torch's current stream; ``pointers`` are to the arguments."""
@@ -116,11 +107,9 @@ class Arguments:
 class Kernel:
     """Runs ``kernel(grid, block, *arguments)``, in one thread at a time, as torch's streams are used."""
 
-    def __init__(self, module: Module, function: c_void_p, static_bytes: int, overlaps: bool) -> None:
-        """``static_bytes`` of shared memory it has in any case."""
+    def __init__(self, module: Module, function: c_void_p, overlaps: bool) -> None:
         self._module = module
         self._function = function
-        self._allowed_bytes = _ALWAYS_ALLOWED_BYTES - static_bytes
         self._arguments = Arguments(0)
         self._config = _LaunchConfig()
         if overlaps:
@@ -128,10 +117,7 @@ class Kernel:
             self._config.num_attributes = 1
 
     def __call__(self, grid: Size, block: Size, *arguments: Argument, shared_bytes: int = 0) -> None:
-        """Launches it."""
-        if shared_bytes > self._allowed_bytes:
-            self._module.allow_shared(self._function, shared_bytes)
-            self._allowed_bytes = shared_bytes
+        """Launches it; of shared memory, a kernel has 48 KB at most."""
         if len(self._arguments.pointers) != len(arguments):
             self._arguments = Arguments(len(arguments))
         # What an argument was is copied when the kernel is launched.

@@ -19,7 +19,13 @@ _COMPILER = "torch._dynamo"
 
 @contextmanager
 def compiler_put_off() -> Iterator[None]:
-    """Has what is imported meanwhile do without; what asks for more of the compiler gets it."""
+    """Has what is imported meanwhile do without; what asks for more of the compiler gets it.
+
+    transformers asks once whether many machines can work together, and then remembers that they cannot.
+
+    Raises:
+        ImportError: a submodule of the compiler was imported; afterwards it can be.
+    """
     sys.modules.update({name: _StandIn(name) for name in _KNOWN if name not in sys.modules})
     distributed = vars(torch.distributed)
     is_available = distributed["is_available"]

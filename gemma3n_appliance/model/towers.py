@@ -12,7 +12,8 @@ from .checkpoint_files import CheckpointFiles
 from .embeddings import SpecialRange
 from .kv_cache import FULL
 
-_PREFIX = "model."
+# A name that no text model has. Before it, as before all, may be the name of what contains the towers.
+_KNOWN_BY = "embed_vision.soft_embedding_norm.weight"
 
 
 def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
@@ -23,9 +24,9 @@ def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> G
     """
     model = _empty(config, dtype)
     wanted = model.state_dict()
-    lacking = {name for name in wanted if files.shape(_PREFIX + name) != tuple(wanted[name].shape)}
-    require_complete({_PREFIX + name for name in lacking})
-    weights = {name: files.read(_PREFIX + name).to(dtype) for name in wanted}
+    prefix = next((name.removesuffix(_KNOWN_BY) for name in files if name.endswith(_KNOWN_BY)), "")
+    require_complete({name for name in wanted if files.shape(prefix + name) != tuple(wanted[name].shape)})
+    weights = {name: files.read(prefix + name).to(dtype) for name in wanted}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -41,7 +42,7 @@ def _empty(config: Gemma3nConfig, dtype: torch.dtype) -> Gemma3nModel:
         for each in (torch.float32, dtype):
             torch.set_default_dtype(each)
             with no_init_weights():
-                made.append(Gemma3nModel(_with_a_tiny_text_model(config)))  # timm changes what it is given
+                made.append(Gemma3nModel(_to_be_made_of(config)))  # anew: timm changes what it is given
     finally:
         torch.set_default_dtype(before)
     exact, model = made
@@ -73,9 +74,12 @@ def special_ranges(model: Gemma3nModel) -> list[SpecialRange]:
     ]
 
 
-def _with_a_tiny_text_model(config: Gemma3nConfig) -> Gemma3nConfig:
+def _to_be_made_of(config: Gemma3nConfig) -> Gemma3nConfig:
+    """Has the text model tiny, and no dtype of its own in any part: those of Google's name bfloat16."""
     tiny = copy.deepcopy(config)
     text = tiny.text_config
+    for part in (tiny, text, tiny.vision_config, tiny.audio_config):
+        part.dtype = None
     text.num_hidden_layers, text.num_kv_shared_layers = 1, 0
     text.layer_types = [FULL]
     text.intermediate_size, text.activation_sparsity_pattern = [1], [0.0]

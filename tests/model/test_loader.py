@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -130,14 +131,17 @@ def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def _rename_a_weight(file: Path) -> None:
-    file.write_bytes(file.read_bytes().replace(b"layers.0.mlp.up_proj", b"layers.0.mlp.xx_proj"))
+def _rename(name: str, other_name: str) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(file.read_bytes().replace(name.encode(), other_name.encode()))
 
 
-def _widen(file: Path) -> None:
-    config = json.loads(file.read_text())
-    config["text_config"]["intermediate_size"] = [400] * 8
-    file.write_text(json.dumps(config))
+def _change(part: str, name: str, value: object) -> Callable[[Path], object]:
+    def change(file: Path) -> None:
+        config = json.loads(file.read_text())
+        config[part][name] = value
+        file.write_text(json.dumps(config))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -147,10 +151,12 @@ def _widen(file: Path) -> None:
         ("config.json", _truncate),
         ("config.json", lambda file: file.write_text('{"model_type": "llama"}')),
         ("config.json", lambda file: file.write_text('{"model_type": "unheard_of"}')),
-        ("config.json", _widen),
+        ("config.json", _change("text_config", "intermediate_size", [400] * 8)),
+        ("config.json", _change("audio_config", "hidden_size", 400)),
         ("model.safetensors", Path.unlink),
         ("model.safetensors", _truncate),
-        ("model.safetensors", _rename_a_weight),
+        ("model.safetensors", _rename("layers.0.mlp.up_proj", "layers.0.mlp.xx_proj")),
+        ("model.safetensors", _rename("embed_audio.soft", "embed_audio.hart")),
         ("tokenizer.json", Path.unlink),
         ("tokenizer.json", _truncate),
         ("processor_config.json", Path.unlink),

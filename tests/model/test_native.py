@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, Gemma3nModel
 
+from gemma3n_appliance.demo import architecture
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import EngineError, ModelLoadError
 from gemma3n_appliance.model import native, text_shapes, towers
@@ -40,8 +41,11 @@ def test_a_checkpoint_must_have_what_transformers_has(text_model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_towers_are_those_that_transformers_loads(checkpoint_dir, dtype):
+@pytest.mark.parametrize("dtype_of_parts", [None, torch.float32, torch.bfloat16])
+def test_towers_are_those_that_transformers_loads(checkpoint_dir, dtype, dtype_of_parts):
     config = AutoConfig.from_pretrained(checkpoint_dir)
+    for part in (config, config.vision_config, config.audio_config):
+        part.dtype = dtype_of_parts
     ours = towers.load(CheckpointFiles(checkpoint_dir), config, dtype)
     theirs = Gemma3nModel.from_pretrained(checkpoint_dir, dtype=dtype)
     assert not ours.training
@@ -50,6 +54,17 @@ def test_towers_are_those_that_transformers_loads(checkpoint_dir, dtype):
         wanted = {k: v for k, v in getattr(theirs, listed)() if not k.startswith("language_model.")}
         assert found.keys() == wanted.keys()
         assert [k for k in found if found[k].dtype != wanted[k].dtype or not found[k].equal(wanted[k])] == []
+
+
+def test_towers_of_a_model_that_was_saved_without_its_head_are_found(checkpoint_dir, tmp_path):
+    whole = Gemma3nModel.from_pretrained(checkpoint_dir, dtype=torch.float32)
+    # timm has written objects that JSON does not know into the arguments it was given.
+    whole.config.vision_config.model_args = architecture.vision_model_args()
+    whole.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    ours = towers.load(CheckpointFiles(tmp_path), config, torch.float32)
+    wanted = whole.state_dict()
+    assert all(tensor.equal(wanted[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_a_checkpoint_in_several_files_is_the_same(text_model, text_dir, tmp_path):

@@ -49,16 +49,21 @@ print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
     assert _run(script) == "2.0"
 
 
-def test_what_needs_more_of_it_while_it_is_put_off_has_it():
+def test_what_needs_more_of_it_while_it_is_put_off_has_it_or_has_it_afterwards():
     script = """
-import sys
-from gemma3n_appliance.model.put_off import compiler_put_off
+import runpy
+import torch
+compiler_put_off = runpy.run_path("gemma3n_appliance/model/put_off.py")["compiler_put_off"]
+try:
+    with compiler_put_off():
+        from torch._dynamo.exc import Unsupported
+except ImportError:
+    pass
 with compiler_put_off():
-    import torch
     assert not torch.distributed.is_available()
-    marked = torch.compiler.disable(print)
+    assert torch.compiler.disable(print) is print
     from torch._dynamo import optimize
-    import torch._dynamo.config
-print(marked is print, optimize.__module__, torch._dynamo.config.__name__)
+from torch._dynamo.exc import Unsupported
+print(optimize.__module__, Unsupported.__module__, torch.distributed.is_available())
 """
-    assert _run(script) == "True torch._dynamo.eval_frame torch._dynamo.config"
+    assert _run(script) == "torch._dynamo.eval_frame torch._dynamo.exc True"

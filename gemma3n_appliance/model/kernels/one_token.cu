@@ -1,6 +1,6 @@
 // From here on, of one token alone: products with what leads to them. As many blocks as the GPU runs at once take
 // turns at the rows of weights, which are the warps' units; the first block writes what later kernels want of
-// what all have computed.
+// what all have computed. Beside them there is room for the blocks of the next kernel, which begin before these end.
 #define TOKEN_KERNEL extern "C" __global__ void __launch_bounds__(TOKEN_THREADS, 2 * TOKEN_BLOCKS)
 
 __device__ __forceinline__ int first_unit() { return threadIdx.x / 32 * gridDim.x + blockIdx.x; }
