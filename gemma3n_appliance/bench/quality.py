@@ -41,9 +41,9 @@ def rows(_cache: Path, _num_rounds: int) -> Iterator[Row]:
         yield Row(f"demo model, {bits}: same best token as bfloat16", "%", [100 * found.agreement])
 
 
-def distances(*kinds: Quantization) -> dict[Quantization, Distance]:
+def distances(*kinds: Quantization, num_questions: int = NUM_QUESTIONS) -> dict[Quantization, Distance]:
     """Measures over questions that the demo model was not taught."""
-    questions, plain = _questions(), _decoder("none")
+    questions, plain = _questions(num_questions), _decoder("none")
     answers = [_answer(plain, question, None) for question in questions]
     return {kind: _distance(_decoder(kind), questions, answers) for kind in kinds}
 
@@ -64,10 +64,10 @@ def _decoder(quantization: Quantization) -> TextDecoder:
     return native.load(DEMO, config.get_text_config(), torch.bfloat16, CPU, quantization).decoder
 
 
-def _questions() -> list[list[int]]:
+def _questions(number: int) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(DEMO, local_files_only=True)
     lines = [line.split("\t")[1] for line in HELD_OUT.read_text().splitlines()]
-    asked = random.Random(0).sample(lines, NUM_QUESTIONS)
+    asked = random.Random(0).sample(lines, number)
     chats = [[{"role": "user", "content": question}] for question in asked]
     return [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
 

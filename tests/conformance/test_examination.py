@@ -5,7 +5,7 @@ import pytest
 from gemma3n_appliance.demo import evaluate, examination
 
 SEED = 7
-PER_KIND = 60
+PER_KIND = 30
 
 
 @pytest.fixture(scope="module")

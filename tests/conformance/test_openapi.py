@@ -22,7 +22,7 @@ from gemma3n_appliance.protocol.wire import parse
 from .conftest import running_demo
 from .test_chat import LOGS
 
-NUM_REQUESTS = 40
+NUM_REQUESTS = 25
 
 
 @pytest.fixture(scope="module")

@@ -62,17 +62,16 @@ def scatter_weights(model: torch.nn.Module) -> None:
 
 
 def random_text_model(**sizes: object) -> Gemma3nForCausalLM:
-    """Makes one of what it has of ``sizes``; vocabulary, heads and context are always the same."""
+    """Makes one of what it has of ``sizes``; vocabulary, queries and context are always the same."""
     torch.manual_seed(1)
     config = Gemma3nTextConfig(
         vocab_size=300,
         vocab_size_per_layer_input=300,
         num_hidden_layers=len(sizes["layer_types"]),
         num_attention_heads=4,
-        head_dim=16,
         max_position_embeddings=1024,
         eos_token_id=None,
-        **sizes,
+        **{"head_dim": 16, **sizes},
     )
     model = Gemma3nForCausalLM(config).eval()
     scatter_weights(model)

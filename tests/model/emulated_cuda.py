@@ -98,9 +98,20 @@ def _compiler(group: int) -> list[str]:
     return ["g++", "-std=c++17", "-w", *(option.replace("--define-macro=", "-D") for option in defined)]
 
 
+def cut_up(patch: pytest.MonkeyPatch, **values: int) -> None:
+    """Has launches cut up in another way than `cuda_source` has it."""
+    for name, value in values.items():
+        for module in (cuda_source, cuda_kernels):
+            if hasattr(module, name):
+                patch.setattr(module, name, value)
+
+
 @contextmanager
 def emulated(directory: Path) -> Iterator[None]:
-    """Has every model that is loaded meanwhile, on the CPU, compute by our kernels."""
+    """Has every model that is loaded meanwhile, on the CPU, compute by our kernels.
+
+    Those in ``directory`` have been compiled for how launches are cut up.
+    """
 
     def load(config: Gemma3nTextConfig, dtype: torch.dtype, *_: object) -> CudaKernels:
         assert dtype == torch.float32
@@ -110,9 +121,6 @@ def emulated(directory: Path) -> Iterator[None]:
         return CudaKernels(config, dtype, None)
 
     with pytest.MonkeyPatch.context() as patch:
-        # Fewer threads are emulated sooner, and blocks have more turns to take.
-        patch.setattr(cuda_source, "TOKEN_THREADS", 64)
-        patch.setattr(cuda_source, "ATTENDING_WARPS", 8)
         patch.setattr(nvrtc, "DEVICE", "cpu")
         patch.setattr(nvrtc, "num_multiprocessors", lambda: _NUM_MULTIPROCESSORS)
         patch.setattr(cuda_kernels, "load", load)

@@ -218,7 +218,7 @@ def test_what_check_says_a_model_needs_is_on_the_safe_side(bits, size):
 
 
 def test_the_demo_model_keeps_its_mind():
-    found = quality.distances("int8", "int4")
+    found = quality.distances("int8", "int4", num_questions=20)
     assert found["int8"].divergence < 0.0005
     assert found["int8"].agreement > 0.99
     assert found["int4"].divergence < 0.01

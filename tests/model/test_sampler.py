@@ -17,7 +17,7 @@ def chooser(sampling: Sampling, prompt: tuple[int, ...] = (0,)) -> Chooser:
     return Chooser.of(GenerationRequest("r", prompt, sampling, 10))
 
 
-def drawn(sampling: Sampling, times: int = 4000) -> dict[int, float]:
+def drawn(sampling: Sampling, times: int = 2000) -> dict[int, float]:
     """The share of each token over many draws."""
     rules = chooser(sampling)
     counts = Counter(sample(LOGITS, [rules])[0] for _ in range(times))
