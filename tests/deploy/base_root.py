@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -13,7 +14,8 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "sudo", "procps", "iproute2", "openssh-server"),
     *("python3", "python3-venv", "python3-apt", "python3-packaging", "ca-certificates", "curl", "rsync"),
 )
-REMEMBERED_ZIPS = Path(__file__).with_name("remembered_zips.py")
+REMEMBERED_CODE = Path(__file__).with_name("remembered_code.py")
+REMEMBERED_IN = "/var/cache/remembered-code"
 # Whom a Jetson is set up with, and with a sudo that asks for nothing.
 USER = "nvidia"
 UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
@@ -31,7 +33,7 @@ def cached(cache: Path) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             _build(partial)
             partial.rename(root)
-            for other in set(cache.glob("root-*")) - {root}:
+            for other in {*cache.glob("root-*"), *cache.glob("compiled-*")} - {root}:
                 shutil.rmtree(other, ignore_errors=True)
     return root
 
@@ -55,11 +57,18 @@ def have_sudo_ask(root: Path, password: str) -> None:
     assert b"password is required" in without.stderr
 
 
-def binds() -> list[str]:
-    """nspawn's options for the local folders that pip's settings here name."""
+def binds(root: Path) -> list[str]:
+    """nspawn's options for what copies of ``root`` share.
+
+    That is what their Pythons have compiled, and the local folders that pip's settings here name.
+    """
+    compiled = root.with_name(f"compiled-for-{root.name}")
+    compiled.mkdir(exist_ok=True)
+    compiled.chmod(0o1777)  # whoever logs in runs Ansible's modules too
     named = re.findall(r"(?:file://)?(/[^\s'\"=]+)", _pip_settings())
     folders = {re.sub(r"/simple/?$", "", name) for name in named}
-    return [f"--bind-ro={name}" for name in sorted(folders) if Path(name).is_dir() and "/etc/" not in name]
+    wheels = [f"--bind-ro={name}" for name in sorted(folders) if Path(name).is_dir() and "/etc/" not in name]
+    return [f"--bind={compiled}:{REMEMBERED_IN}", *wheels]
 
 
 def _build(root: Path) -> None:
@@ -89,12 +98,9 @@ def _furnish(root: Path) -> None:
     # apt must not believe that its empty lists are fresh.
     os.utime(root / "var/lib/apt/lists", (0, 0))
     (root / "var/log/journal").mkdir(exist_ok=True)
-    packages = root / "usr/lib/python3/dist-packages"
-    shutil.copy(REMEMBERED_ZIPS, packages)
-    (packages / "remembered_zips.pth").write_text("import remembered_zips\n")
-    remembered = root / "var/cache/remembered-zips"
-    remembered.mkdir()
-    remembered.chmod(0o1777)  # whoever logs in runs Ansible's modules too
+    # Every Python imports this at its start, those of virtual environments too.
+    [customize] = root.glob("etc/python3.*/sitecustomize.py")
+    customize.write_text(f"{REMEMBERED_CODE.read_text()}\n\nremember_in({REMEMBERED_IN!r})\n")
     for unit in ("apt-daily.timer", "apt-daily-upgrade.timer"):
         subprocess.run(["systemctl", f"--root={root}", "disable", unit], capture_output=True)
     (root / "etc/machine-id").write_text("")
@@ -103,7 +109,7 @@ def _furnish(root: Path) -> None:
 def _fingerprint() -> str:
     """A name for everything that makes the root what it is."""
     here = Path("/etc/os-release").read_text() + "".join(_apt_settings())
-    files = Path(__file__).read_text() + REMEMBERED_ZIPS.read_text()
+    files = Path(__file__).read_text() + REMEMBERED_CODE.read_text()
     return hashlib.sha256((here + files).encode()).hexdigest()[:12]
 
 
@@ -112,6 +118,7 @@ def _apt_settings() -> list[str]:
     return re.findall(r"^(Acquire::(?:Check-|https?::|Retries).*)$", dump, re.MULTILINE)
 
 
+@functools.cache
 def _pip_settings() -> str:
     listed = subprocess.run(["python3", "-m", "pip", "config", "list"], capture_output=True, text=True)
     return listed.stdout

@@ -173,9 +173,9 @@ class Lab:
 
     def machine(self, name: str, root: Path, binds: dict[Path, str] | None = None) -> Machine:
         """Boots a machine on a copy of ``root``, which costs nothing; it may read the folders ``binds``."""
-        shown = [f"--bind-ro={here}:{there}" for here, there in (binds or {}).items()] + base_root.binds()
+        shown = [f"--bind-ro={here}:{there}" for here, there in (binds or {}).items()]
         assert name not in [machine.name for machine in self.machines], f"{name} is there already"
-        machine = Machine(name, f"{NETWORK}.{10 + len(self.machines)}", self, shown)
+        machine = Machine(name, f"{NETWORK}.{10 + len(self.machines)}", self, shown + base_root.binds(root))
         self.machines.append(machine)
         self._connect(machine)
         self._copy_on_write(machine, root)
