@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ module: gemma3n_files
 short_description: Writes files, and removes those that are not wanted
 description:
   - All files belong to root. Folders that lack are made. Each file is replaced in one step.
+  - What is wanted needs one of content, secret and copy_of.
 options:
   files:
     description: The files.
@@ -28,6 +30,10 @@ options:
       content:
         description: What is in it, for everybody to read.
         type: str
+      executable:
+        description: Whether that is to be run.
+        type: bool
+        default: false
       secret:
         description: What is in it, for root alone to read; shown nowhere.
         type: str
@@ -35,7 +41,7 @@ options:
         description: A file on the same machine whose content and mode it has.
         type: path
       wanted:
-        description: Whether it is to be there.
+        description: Whether it is to be there. A folder that is not goes with all that is in it.
         type: bool
         default: true
 author:
@@ -72,7 +78,7 @@ def wanted(file: dict[str, Any]) -> tuple[bytes, int] | None:
         return source.read_bytes(), source.stat().st_mode & 0o777
     if file["secret"] is not None:
         return file["secret"].encode(), 0o600
-    return file["content"].encode(), 0o644
+    return file["content"].encode(), 0o755 if file["executable"] else 0o644
 
 
 def present(path: Path) -> tuple[bytes, int] | None:
@@ -100,6 +106,14 @@ def write(path: Path, content: bytes, mode: int) -> None:
     except BaseException:
         partial.unlink()
         raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def partial_of(path: Path) -> Path:
@@ -131,6 +145,7 @@ def main() -> None:
     file_options = {
         "path": {"type": "path", "required": True},
         "content": {"type": "str"},
+        "executable": {"type": "bool", "default": False},
         "secret": {"type": "str", "no_log": True},
         "copy_of": {"type": "path"},
         "wanted": {"type": "bool", "default": True},
@@ -143,7 +158,7 @@ def main() -> None:
             "required": True,
             "options": file_options,
             "mutually_exclusive": [contents],
-            "required_one_of": [contents],
+            "required_if": [("wanted", True, contents, True)],
         }
     }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
@@ -157,10 +172,10 @@ def main() -> None:
             if not module.check_mode:  # what a run that was killed has left
                 partial_of(path).unlink(missing_ok=True)
             before, after = present(path), wanted(file)
-            if before == after and not path.is_symlink():
+            if before == after and not path.is_symlink() and not path.is_dir():
                 continue
             if not module.check_mode and after is None:
-                path.unlink()
+                remove(path)
             elif not module.check_mode:
                 write(path, *after)
         except OSError as error:

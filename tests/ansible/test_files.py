@@ -13,7 +13,7 @@ def module(monkeypatch):
 
 
 def run(module, *files, check_mode=False):
-    unset = {"content": None, "secret": None, "copy_of": None, "wanted": True}
+    unset = {"content": None, "executable": False, "secret": None, "copy_of": None, "wanted": True}
     AnsibleModule.params = {"files": [unset | file for file in files]}
     AnsibleModule.check_mode = check_mode
     module.main()
@@ -26,28 +26,33 @@ def mode(path):
 
 @pytest.fixture
 def files(tmp_path):
-    """One of each kind; the command is to be copied, the last is to go."""
+    """One of each kind; the command is to be copied, the last two are to go."""
     (tmp_path / "source").write_text("#!/bin/sh\n")
     (tmp_path / "source").chmod(0o755)
     (tmp_path / "old").write_text("old")
+    (tmp_path / "all/that").mkdir(parents=True)
+    (tmp_path / "all/that/is_there").write_text("")
     return [
         {"path": str(tmp_path / "folder/settings"), "content": "A=1\n"},
+        {"path": str(tmp_path / "script"), "content": "#!/bin/sh\n", "executable": True},
         {"path": str(tmp_path / "token"), "secret": "hf_secret"},
         {"path": str(tmp_path / "command"), "copy_of": str(tmp_path / "source")},
         {"path": str(tmp_path / "old"), "content": "old", "wanted": False},
+        {"path": str(tmp_path / "all"), "wanted": False},
     ]
 
 
 def test_files_come_and_go_and_then_stay(module, files, tmp_path):
     paths = [file["path"] for file in files]
     assert run(module, *files, check_mode=True)["paths"] == paths
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "source"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "old", "source"]
 
     assert run(module, *files)["paths"] == paths
     found = {path.name: (path.read_text(), mode(path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {
         "source": ("#!/bin/sh\n", 0o755),
         "settings": ("A=1\n", 0o644),
+        "script": ("#!/bin/sh\n", 0o755),
         "token": ("hf_secret", 0o600),
         "command": ("#!/bin/sh\n", 0o755),
     }
