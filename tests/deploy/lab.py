@@ -58,7 +58,7 @@ class Machine:
     lab: "Lab"
     binds: list[str]
     boot: subprocess.Popen[bytes] | None = None
-    _cursor: str = ""
+    _page_begins: str = ""
 
     @property
     def root(self) -> Path:
@@ -91,12 +91,13 @@ class Machine:
 
     def journal(self, unit: str) -> str:
         """What a unit has logged since ``turn_page``."""
-        since = [f"--after-cursor={self._cursor}"] if self._cursor else []
+        since = [f"--since={self._page_begins}"] if self._page_begins else []
         return self.run("journalctl", "--no-pager", "--output", "cat", "--unit", unit, *since)
 
     def turn_page(self) -> None:
         """Has ``journal`` begin here."""
-        self._cursor = self.run("journalctl", "--lines", "0", "--show-cursor").rsplit(" ", 1)[1].strip()
+        # Not at a cursor: after another unit's entry, journalctl would leave out the first of a unit.
+        self._page_begins = self.run("date", "+@%s.%6N").strip()
 
     def unplug(self) -> None:
         """Takes its network away."""
