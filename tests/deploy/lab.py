@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_BEFORE = Path("/run/gemma3n-lab-forwarding")
 FORWARDING_LOCK = FORWARDING_BEFORE.with_suffix(".lock")
 BOOT_TIMEOUT_S = 60
+# Where so much is free, machines write to memory: a disk would take the processor's time for gigabytes of wheels.
+AMPLE_MEMORY_KB = 12 * 2**20
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 JETPACK_6_2 = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8"
@@ -153,12 +156,16 @@ class Lab:
         """Fails where another lab with this number is up, or was left behind."""
         is_taken = Path("/sys/class/net", BRIDGE).exists()
         assert not is_taken, (
-            f"{BRIDGE} is there: wait for that lab, or take it away with `ip link del {BRIDGE}`"
+            f"{BRIDGE} is there: wait for that lab, or take it away with `ip link del {BRIDGE}`, and what its"
+            " machines wrote with `umount -R /var/tmp/gemma3n-lab-*`"
         )
 
     def up(self) -> None:
-        """Makes the network, and a key to log in with."""
-        self.run_directory.mkdir(parents=True)
+        """Makes the network, a place for what machines write, and a key to log in with."""
+        self.directory.mkdir()
+        if _available_memory_kb() > AMPLE_MEMORY_KB:
+            run("mount", "-t", "tmpfs", "-o", "mode=755,size=90%", "tmpfs", self.directory)
+        self.run_directory.mkdir()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         with _alone():
             if not FORWARDING_BEFORE.exists():
@@ -214,9 +221,11 @@ class Lab:
         run("rm", "-rf", self.directory / machine.name, check=False)
 
     def down(self) -> None:
-        """Removes the machines and the network."""
+        """Removes the machines, what they have written, and the network."""
         with concurrent.futures.ThreadPoolExecutor() as at_once:
             list(at_once.map(self.remove, self.machines))
+        run("umount", "--lazy", self.directory, check=False)
+        run("rm", "-rf", self.directory, check=False)
         run("nft", f"delete table ip {TABLE}", check=False)
         with _alone():
             run("ip", "link", "del", BRIDGE, check=False)
@@ -253,6 +262,11 @@ def _alone() -> Iterator[None]:
     with FORWARDING_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _available_memory_kb() -> int:
+    [found] = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found)
 
 
 def _identify(root: Path) -> None:
