@@ -10,18 +10,19 @@ import torch
 import transformers
 
 from .. import settings
-from . import compute, gpu, memory, quality, serving
+from . import compute, gpu, llama_cpp, memory, quality, serving
 from .report import table
 
 SUBJECTS = {
     "compute": compute.rows,
+    "llama-cpp": llama_cpp.rows,
     "memory": memory.rows,
     "quality": quality.rows,
     "serving": serving.rows,
     "gpu": gpu.rows,
 }
 # A GPU's takes checkpoints of 23 GB, and two models of such a size at once.
-UNLESS_NAMED = ("compute", "memory", "quality", "serving")
+UNLESS_NAMED = ("compute", "llama-cpp", "memory", "quality", "serving")
 
 
 def main() -> None:

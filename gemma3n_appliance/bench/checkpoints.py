@@ -73,7 +73,7 @@ def config(shape: Shape) -> Gemma3nTextConfig:
         num_key_value_heads=2,
         head_dim=shape.head_dim,
         hidden_size_per_layer_input=shape.table_width,
-        laurel_rank=max(4, shape.hidden_size // 32),
+        laurel_rank=64,
         layer_types=layer_types[: shape.num_layers],
         activation_sparsity_pattern=[0.95] * num_sparse + [0.0] * (shape.num_layers - num_sparse),
         sliding_window=512,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import Gemma3nForCausalLM
+from transformers import AutoConfig, Gemma3nForCausalLM
 
 from ..model import native
 from ..model.cuda_graph import GraphRecorder
@@ -24,6 +24,7 @@ PROMPT = 512
 NUM_STEPS = 24
 NUM_FIRST = 16
 CPU = torch.device("cpu")
+Measure = Literal["prefill", "decode"]
 
 
 def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
@@ -50,6 +51,63 @@ class Timed:
     tokens: list[int]
 
 
+class Ours:
+    """Our text model over a checkpoint, on a GPU as it serves there."""
+
+    def __init__(
+        self,
+        directory: Path,
+        shape: Shape,
+        quantization: Quantization = "none",
+        device: torch.device = CPU,
+        prompt_length: int = PROMPT,
+    ) -> None:
+        self._config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        parts = native.load(directory, self._config, getattr(torch, shape.dtype), device, quantization)
+        self.num_weight_bytes = parts.num_weight_bytes
+        self._decoder: TextDecoder = parts.decoder
+        if device.type == "cuda":
+            self._decoder = StaticDecoder(parts.decoder, GraphRecorder)
+        generator = torch.Generator().manual_seed(1)
+        shape_of_ids = (8, prompt_length)
+        self.ids = torch.randint(0, checkpoints.VOCAB_SIZE, shape_of_ids, generator=generator).tolist()
+
+    @torch.inference_mode()
+    def prefill(self, _batch: int = 1) -> Timed:
+        """Until the first token of one prompt is known."""
+        cache = self._cache(1)
+        began = time.perf_counter()
+        tokens = self._step(cache, [0], [self.ids[0]])
+        return Timed(time.perf_counter() - began, tokens)
+
+    @torch.inference_mode()
+    def decode(self, batch: int = 1) -> Timed:
+        """The median step."""
+        cache = self._cache(batch)
+        tokens = [self._step(cache, [slot], [self.ids[slot][:NUM_FIRST]])[0] for slot in range(batch)]
+        seconds = []
+        for _ in range(NUM_STEPS):
+            began = time.perf_counter()
+            tokens = self._step(cache, list(range(batch)), [[token] for token in tokens])
+            seconds.append(time.perf_counter() - began)
+        return Timed(statistics.median(seconds), tokens)
+
+    def _step(self, cache: KVCache, slots: list[int], ids: list[list[int]]) -> list[int]:
+        step = cache.step(slots, len(ids[0]))
+        if step.num_new > 1:
+            logits = self._decoder.logits(self._decoder.forward(self._decoder.embed(ids), step))
+        else:
+            logits = self._decoder.decode([token_id for (token_id,) in ids], step)
+        step.commit()
+        return logits.argmax(dim=-1).tolist()
+
+    def _cache(self, num_slots: int) -> KVCache:
+        context = 2 * len(self.ids[0])
+        cache = KVCache(self._config, num_slots, context, self._decoder.device, self._decoder.dtype)
+        cache.reserve(context)
+        return cache
+
+
 class Models:
     """One checkpoint, loaded by us and by transformers; where ours is quantised, by it in two dtypes."""
 
@@ -72,23 +130,14 @@ class Models:
             .to(device)
             for name in names
         }
-        self._config = self._theirs[names[0]].config
-        dtype = getattr(torch, shape.dtype)
-        parts = native.load(directory, self._config, dtype, device, quantization)
-        self.num_weight_bytes = parts.num_weight_bytes
         self._device = device
-        self._ours: TextDecoder = parts.decoder
-        if device.type == "cuda":
-            self._ours = StaticDecoder(parts.decoder, GraphRecorder)
-        generator = torch.Generator().manual_seed(1)
-        shape_of_ids = (8, prompt_length)
-        self._ids = torch.randint(0, checkpoints.VOCAB_SIZE, shape_of_ids, generator=generator).tolist()
+        self.ours = Ours(directory, shape, quantization, device, prompt_length)
 
-    def row(self, what: str, num_rounds: int, measure: Literal["prefill", "decode"], batch: int = 1) -> Row:
+    def row(self, what: str, num_rounds: int, measure: Measure, batch: int = 1) -> Row:
         """Runs all in turns, and keeps the better of theirs; the first round warms up and does not count."""
         seconds: dict[str, list[float]] = {}
         for _ in range(num_rounds + 1):
-            seconds.setdefault("ours", []).append(getattr(self, f"our_{measure}")(batch).seconds)
+            seconds.setdefault("ours", []).append(getattr(self.ours, measure)(batch).seconds)
             for name in self._theirs:
                 found = getattr(self, f"their_{measure}")(batch, name)
                 seconds.setdefault(name, []).append(found.seconds)
@@ -97,40 +146,20 @@ class Models:
         return Row(what, "ms", in_ms["ours"], in_ms[best], f"transformers' forward, {best}")
 
     @torch.inference_mode()
-    def our_prefill(self, _batch: int = 1) -> Timed:
-        """Until the first token of one prompt is known."""
-        cache = self._cache(1)
-        began = time.perf_counter()
-        tokens = self._our_step(cache, [0], [self._ids[0]])
-        return Timed(time.perf_counter() - began, tokens)
-
-    @torch.inference_mode()
     def their_prefill(self, _batch: int, dtype: str) -> Timed:
         """Until the first token of one prompt is known."""
         began = time.perf_counter()
         logits = self._theirs[dtype](
-            torch.tensor(self._ids[:1], device=self._device), use_cache=True, logits_to_keep=1
+            torch.tensor(self.ours.ids[:1], device=self._device), use_cache=True, logits_to_keep=1
         ).logits
         tokens = logits[:, -1].argmax(dim=-1).tolist()
         return Timed(time.perf_counter() - began, tokens)
 
     @torch.inference_mode()
-    def our_decode(self, batch: int) -> Timed:
-        """The median step."""
-        cache = self._cache(batch)
-        tokens = [self._our_step(cache, [slot], [self._ids[slot][:NUM_FIRST]])[0] for slot in range(batch)]
-        seconds = []
-        for _ in range(NUM_STEPS):
-            began = time.perf_counter()
-            tokens = self._our_step(cache, list(range(batch)), [[token] for token in tokens])
-            seconds.append(time.perf_counter() - began)
-        return Timed(statistics.median(seconds), tokens)
-
-    @torch.inference_mode()
     def their_decode(self, batch: int, dtype: str) -> Timed:
         """The median step."""
         model = self._theirs[dtype]
-        first = torch.tensor([ids[:NUM_FIRST] for ids in self._ids[:batch]], device=self._device)
+        first = torch.tensor([ids[:NUM_FIRST] for ids in self.ours.ids[:batch]], device=self._device)
         output = model(first, use_cache=True, logits_to_keep=1)
         tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         seconds = []
@@ -141,18 +170,3 @@ class Models:
             found = tokens.flatten().tolist()
             seconds.append(time.perf_counter() - began)
         return Timed(statistics.median(seconds), found)
-
-    def _our_step(self, cache: KVCache, slots: list[int], ids: list[list[int]]) -> list[int]:
-        step = cache.step(slots, len(ids[0]))
-        if step.num_new > 1:
-            logits = self._ours.logits(self._ours.forward(self._ours.embed(ids), step))
-        else:
-            logits = self._ours.decode([token_id for (token_id,) in ids], step)
-        step.commit()
-        return logits.argmax(dim=-1).tolist()
-
-    def _cache(self, num_slots: int) -> KVCache:
-        context = 2 * len(self._ids[0])
-        cache = KVCache(self._config, num_slots, context, self._ours.device, self._ours.dtype)
-        cache.reserve(context)
-        return cache

@@ -47,7 +47,7 @@ def of(
         row = models.row(f"decode step, batch {batch}, {name}", num_rounds, "decode", batch)
         yield row
         if batch == 1:
-            shares = [1e5 * models.num_weight_bytes / bytes_per_s / ms for ms in row.ours]
+            shares = [1e5 * models.ours.num_weight_bytes / bytes_per_s / ms for ms in row.ours]
             yield Row(f"of what memory allows, batch 1, {name}", "%", shares)
     yield models.row(f"prefill of {PROMPT} tokens, {name}", num_rounds, "prefill")
 

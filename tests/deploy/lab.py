@@ -30,7 +30,8 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FORWARDING_BEFORE = Path("/run/gemma3n-lab-forwarding")
 FORWARDING_LOCK = FORWARDING_BEFORE.with_suffix(".lock")
 BOOT_TIMEOUT_S = 60
-# Where so much is free, machines write to memory: a disk would take the processor's time for gigabytes of wheels.
+# Where so much is free, machines write to memory: a disk would take the processor's time for gigabytes of
+# wheels.
 AMPLE_MEMORY_KB = 12 * 2**20
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 JETPACK_6_2 = (

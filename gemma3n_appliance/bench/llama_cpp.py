@@ -1,0 +1,100 @@
+"""llama.cpp over the same weights, in this project's and in its own kinds, where it has been built."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..model.text_weights import Quantization
+from . import checkpoints
+from .checkpoints import Shape
+from .compute import NUM_FIRST, NUM_STEPS, PROMPT, Measure, Ours
+from .report import Row
+
+BUILT = Path(__file__).parents[2] / ".llama-cpp"
+_PROGRAMS = BUILT / "build/bin"
+# Of its own kinds of weights, those with as many bits.
+_KINDS: dict[Quantization, str] = {"none": "f32", "int8": "q8_0", "int4": "q4_0"}
+# It converts tokenizers of this kind alone, and does not miss the words: its bench speaks in numbers.
+_MAKE_TOKENIZER = """
+import sys
+from sentencepiece import SentencePieceTrainer
+SentencePieceTrainer.train(
+    sentence_iterator=iter(["no words"]), model_prefix=sys.argv[1], model_type="char", vocab_size=9
+)
+"""
+
+
+def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
+    """Measures and yields; nothing where ``bin/setup-llama-cpp`` has not built it."""
+    if not (BUILT / "stamp").exists():
+        print("llama.cpp: nothing is measured, bin/setup-llama-cpp has not built it", file=sys.stderr)
+        return
+    for shape in (checkpoints.E2B_LIKE, checkpoints.E4B_LIKE):
+        what = f"prefill of {PROMPT} tokens, {shape}"
+        yield _row(cache, shape, "none", what, "prefill", num_rounds)
+    shape = checkpoints.MEMORY_BOUND
+    for quantization in _KINDS:
+        weights = "" if quantization == "none" else f", {quantization} weights"
+        yield _row(
+            cache, shape, quantization, f"decode step, batch 1, {shape}{weights}", "decode", num_rounds
+        )
+
+
+def _row(
+    cache: Path, shape: Shape, quantization: Quantization, what: str, measure: Measure, num_rounds: int
+) -> Row:
+    """Runs both in turns; the first round warms up and does not count."""
+    directory, kind = checkpoints.at(cache, shape), _KINDS[quantization]
+    ours, file = Ours(directory, shape, quantization), converted(directory, kind)
+    in_ms: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(num_rounds + 1):
+        in_ms["ours"].append(1e3 * getattr(ours, measure)().seconds)
+        in_ms["theirs"].append(1e3 * _seconds(file, measure))
+    return Row(what, "ms", in_ms["ours"][1:], in_ms["theirs"][1:], f"llama.cpp, {kind}")
+
+
+def converted(directory: Path, kind: str) -> Path:
+    """Returns a checkpoint in llama.cpp's format, making it where there is none beside it."""
+    file = directory.with_name(f"{directory.name}-{kind}.gguf")
+    if file.exists():
+        return file
+    partial = file.with_suffix(".partial")
+    if kind == "f32":
+        _convert(directory, partial)
+    else:
+        _run(_PROGRAMS / "llama-quantize", "--pure", converted(directory, "f32"), partial, kind)
+    return partial.rename(file)
+
+
+def _convert(directory: Path, file: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in directory.iterdir():
+            (Path(temporary) / path.name).symlink_to(path)
+        _run(sys.executable, "-c", _MAKE_TOKENIZER, f"{temporary}/tokenizer")
+        script = BUILT / "llama.cpp/convert_hf_to_gguf.py"
+        _run(sys.executable, script, temporary, "--outfile", file, "--outtype", "f32")
+
+
+def _seconds(file: Path, measure: Measure) -> float:
+    """How long it takes for a prompt, or for each of the tokens after a few."""
+    asked = {
+        "prefill": ["-p", PROMPT, "-n", 0],
+        "decode": ["-p", 0, "-n", NUM_STEPS, "-d", NUM_FIRST],
+    }[measure]
+    threads = ["-t", torch.get_num_threads()]
+    told = _run(_PROGRAMS / "llama-bench", "-m", file, *threads, *asked, "-r", 1, "-o", "json")
+    [measured] = json.loads(told)
+    return float(measured["avg_ns"]) / 1e9 / (NUM_STEPS if measure == "decode" else 1)
+
+
+def _run(*command: object) -> str:
+    """Returns what a program prints. Raises RuntimeError with what it complains of, where it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
