@@ -5,9 +5,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig
 
 from ..model.text_weights import Quantization
 from . import checkpoints
@@ -17,6 +21,7 @@ from .report import Row
 
 BUILT = Path(__file__).parents[2] / ".llama-cpp"
 _PROGRAMS = BUILT / "build/bin"
+_TABLE_WIDTH = 256
 # Of its own kinds of weights, those with as many bits.
 _KINDS: dict[Quantization, str] = {"none": "f32", "int8": "q8_0", "int4": "q4_0"}
 # It converts tokenizers of this kind alone, and does not miss the words: its bench speaks in numbers.
@@ -34,15 +39,20 @@ def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
     if not (BUILT / "stamp").exists():
         print("llama.cpp: nothing is measured, bin/setup-llama-cpp has not built it", file=sys.stderr)
         return
-    for shape in (checkpoints.E2B_LIKE, checkpoints.E4B_LIKE):
+    for shape in map(_known, (checkpoints.E2B_LIKE, checkpoints.E4B_LIKE)):
         what = f"prefill of {PROMPT} tokens, {shape}"
         yield _row(cache, shape, "none", what, "prefill", num_rounds)
-    shape = checkpoints.MEMORY_BOUND
+    shape = _known(checkpoints.MEMORY_BOUND)
     for quantization in _KINDS:
         weights = "" if quantization == "none" else f", {quantization} weights"
         yield _row(
             cache, shape, quantization, f"decode step, batch 1, {shape}{weights}", "decode", num_rounds
         )
+
+
+def _known(shape: Shape) -> Shape:
+    """Returns what it loads: tables of one width alone, that of Google's models."""
+    return replace(shape, name=f"{shape.name}, table {_TABLE_WIDTH} wide", table_width=_TABLE_WIDTH)
 
 
 def _row(
@@ -75,9 +85,27 @@ def _convert(directory: Path, file: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for path in directory.iterdir():
             (Path(temporary) / path.name).symlink_to(path)
+        save_file(_never_read(directory), f"{temporary}/model-never-read.safetensors")
         _run(sys.executable, "-c", _MAKE_TOKENIZER, f"{temporary}/tokenizer")
         script = BUILT / "llama.cpp/convert_hf_to_gguf.py"
         _run(sys.executable, script, temporary, "--outfile", file, "--outtype", "f32")
+
+
+def _never_read(directory: Path) -> dict[str, Tensor]:
+    """Returns keys' and values' weights for layers that read those of others, as Google's files have them."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    keys = config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "k_proj": (keys, config.hidden_size),
+        "v_proj": (keys, config.hidden_size),
+    }
+    shapes["k_norm"] = (config.head_dim,)
+    first = config.num_hidden_layers - config.num_kv_shared_layers
+    return {
+        f"model.layers.{index}.self_attn.{name}.weight": torch.zeros(shape)
+        for index in range(first, config.num_hidden_layers)
+        for name, shape in shapes.items()
+    }
 
 
 def _seconds(file: Path, measure: Measure) -> float:
