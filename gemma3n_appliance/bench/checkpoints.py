@@ -31,6 +31,7 @@ class Shape:
     table_rows: int = VOCAB_SIZE
     table_width: int = 64
     dtype: str = "float32"
+    laurel_rank: int | None = None  # as large a share of the hidden size as in Google's
 
     def __str__(self) -> str:
         return f"{self.dtype}, {self.name}"
@@ -73,7 +74,7 @@ def config(shape: Shape) -> Gemma3nTextConfig:
         num_key_value_heads=2,
         head_dim=shape.head_dim,
         hidden_size_per_layer_input=shape.table_width,
-        laurel_rank=64,
+        laurel_rank=shape.laurel_rank or max(4, shape.hidden_size // 32),
         layer_types=layer_types[: shape.num_layers],
         activation_sparsity_pattern=[0.95] * num_sparse + [0.0] * (shape.num_layers - num_sparse),
         sliding_window=512,

@@ -21,7 +21,7 @@ from .report import Row
 
 BUILT = Path(__file__).parents[2] / ".llama-cpp"
 _PROGRAMS = BUILT / "build/bin"
-_TABLE_WIDTH = 256
+_TABLE_WIDTH, _LAUREL_RANK = 256, 64
 # Of its own kinds of weights, those with as many bits.
 _KINDS: dict[Quantization, str] = {"none": "f32", "int8": "q8_0", "int4": "q4_0"}
 # It converts tokenizers of this kind alone, and does not miss the words: its bench speaks in numbers.
@@ -51,8 +51,9 @@ def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
 
 
 def _known(shape: Shape) -> Shape:
-    """Returns what it loads: tables of one width alone, that of Google's models."""
-    return replace(shape, name=f"{shape.name}, table {_TABLE_WIDTH} wide", table_width=_TABLE_WIDTH)
+    """Returns what it loads: tables of one width, and one rank of LAuReL, as in Google's models."""
+    name = f"{shape.name}, table {_TABLE_WIDTH} wide"
+    return replace(shape, name=name, table_width=_TABLE_WIDTH, laurel_rank=_LAUREL_RANK)
 
 
 def _row(

@@ -32,7 +32,8 @@ FORWARDING_LOCK = FORWARDING_BEFORE.with_suffix(".lock")
 BOOT_TIMEOUT_S = 60
 # Where so much is free, machines write to memory: a disk would take the processor's time for gigabytes of
 # wheels.
-AMPLE_MEMORY_KB = 12 * 2**20
+AMPLE_MEMORY = 12 * 2**30
+WRITTEN_GB = 8  # at most; a fleet writes half of it
 ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 JETPACK_6_2 = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8"
@@ -157,15 +158,15 @@ class Lab:
         """Fails where another lab with this number is up, or was left behind."""
         is_taken = Path("/sys/class/net", BRIDGE).exists()
         assert not is_taken, (
-            f"{BRIDGE} is there: wait for that lab, or take it away with `ip link del {BRIDGE}`, and what its"
-            " machines wrote with `umount -R /var/tmp/gemma3n-lab-*`"
+            f"{BRIDGE} is there: wait for that lab. Of one that was killed, end its systemd-nspawn processes,"
+            f" then `ip link del {BRIDGE}`, and `umount -lR` and `rm -rf` its folder in /var/tmp"
         )
 
     def up(self) -> None:
         """Makes the network, a place for what machines write, and a key to log in with."""
         self.directory.mkdir()
-        if _available_memory_kb() > AMPLE_MEMORY_KB:
-            run("mount", "-t", "tmpfs", "-o", "mode=755,size=90%", "tmpfs", self.directory)
+        if _available_memory() > AMPLE_MEMORY:
+            run("mount", "-t", "tmpfs", "-o", f"mode=755,size={WRITTEN_GB}g", "tmpfs", self.directory)
         self.run_directory.mkdir()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         with _alone():
@@ -265,9 +266,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _available_memory_kb() -> int:
+def _available_memory() -> int:
     [found] = re.findall(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return int(found)
+    limits = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    told = [path.read_text().strip() for path in limits if path.exists()]
+    return min([int(found) * 1024, *(int(limit) for limit in told if limit != "max")])
 
 
 def _identify(root: Path) -> None:
