@@ -218,9 +218,9 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_grammar_made_to_explode_ends_as_an_error_or_an_answer_before_long(name: str) -> None:
-    began_s = time.monotonic()
+    began_s = time.process_time()  # others may have the processor meanwhile
     assert re.search("^$|too|limit|no answer", complaint_about(*BOMBS[name], most=50))
-    assert time.monotonic() - began_s < 20  # seconds of work that never ends would be minutes
+    assert time.process_time() - began_s < 20  # seconds of work that never ends would be minutes
 
 
 def test_a_grammar_that_becomes_too_much_midway_says_so() -> None:
@@ -298,9 +298,9 @@ def test_a_grammar_is_compiled_once_as_long_as_it_is_kept() -> None:
     ["\n" * 200_000 + 'root ::= "a"', " \n" * 100_000 + 'start: "a"', 'root ::= "a"\n\n \n' + "\n" * 100_000],
 )
 def test_blank_lines_in_a_grammar_cost_nothing(text: str) -> None:
-    began_s = time.monotonic()
+    began_s = time.process_time()
     assert accepts(grammar("cfg", text), b"a")
-    assert time.monotonic() - began_s < 20  # minutes, where they are gone through again for each
+    assert time.process_time() - began_s < 20  # minutes, where they are gone through again for each
 
 
 NAMES = st.sampled_from(["a", "b c", "ä", '"', "longer name"])
