@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -30,17 +31,16 @@ Measure = Literal["prefill", "decode"]
 def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
     """Measures and yields, one figure after the other."""
     for shape in (checkpoints.E2B_LIKE, checkpoints.E4B_LIKE):
-        models = Models(checkpoints.at(cache, shape), shape)
+        models = Models(Ours(checkpoints.at(cache, shape), shape))
         yield models.row(f"prefill of {PROMPT} tokens, {shape}", num_rounds, "prefill")
     shape = checkpoints.MEMORY_BOUND
     for quantization in ("none", "int8", "int4"):
-        models = Models(checkpoints.at(cache, shape), shape, quantization)
-        weights = "" if quantization == "none" else f", {quantization} weights"
+        models = Models(Ours(checkpoints.at(cache, shape), shape, quantization))
         for batch in (1, 2, 4, 8):
-            yield models.row(f"decode step, batch {batch}, {shape}{weights}", num_rounds, "decode", batch)
+            yield models.row(decode_step(batch, shape, quantization), num_rounds, "decode", batch)
     shape = checkpoints.LAUNCH_BOUND
-    models = Models(checkpoints.at(cache, shape), shape)
-    yield models.row(f"decode step, batch 1, {shape}", num_rounds, "decode")
+    models = Models(Ours(checkpoints.at(cache, shape), shape))
+    yield models.row(decode_step(1, shape), num_rounds, "decode")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,18 @@ class Timed:
 
     seconds: float
     tokens: list[int]
+
+
+def in_turns(num_rounds: int, runs: Mapping[str, Callable[[], Timed]]) -> dict[str, list[float]]:
+    """Returns milliseconds by name; the first round warms up and does not count."""
+    rounds = [{name: 1e3 * run().seconds for name, run in runs.items()} for _ in range(num_rounds + 1)]
+    return {name: [each[name] for each in rounds[1:]] for name in runs}
+
+
+def decode_step(batch: int, shape: Shape, quantization: Quantization = "none") -> str:
+    """Returns what a row says of it."""
+    weights = "" if quantization == "none" else f", {quantization} weights"
+    return f"decode step, batch {batch}, {shape}{weights}"
 
 
 class Ours:
@@ -62,6 +74,7 @@ class Ours:
         device: torch.device = CPU,
         prompt_length: int = PROMPT,
     ) -> None:
+        self.directory, self.shape, self.quantization, self.device = directory, shape, quantization, device
         self._config = AutoConfig.from_pretrained(directory, local_files_only=True)
         parts = native.load(directory, self._config, getattr(torch, shape.dtype), device, quantization)
         self.num_weight_bytes = parts.num_weight_bytes
@@ -111,37 +124,24 @@ class Ours:
 class Models:
     """One checkpoint, loaded by us and by transformers; where ours is quantised, by it in two dtypes."""
 
-    def __init__(
-        self,
-        directory: Path,
-        shape: Shape,
-        quantization: Quantization = "none",
-        device: torch.device = CPU,
-        prompt_length: int = PROMPT,
-    ) -> None:
+    def __init__(self, ours: Ours) -> None:
+        self.ours = ours
         # A GPU has no use for float32, and no room for it.
-        both = quantization != "none" and device == CPU
-        names = ["float32", "bfloat16"] if both else [shape.dtype]
+        both = ours.quantization != "none" and ours.device == CPU
         self._theirs = {
             name: Gemma3nForCausalLM.from_pretrained(
-                directory, dtype=getattr(torch, name), local_files_only=True
+                ours.directory, dtype=getattr(torch, name), local_files_only=True
             )
             .eval()
-            .to(device)
-            for name in names
+            .to(ours.device)
+            for name in (["float32", "bfloat16"] if both else [ours.shape.dtype])
         }
-        self._device = device
-        self.ours = Ours(directory, shape, quantization, device, prompt_length)
 
     def row(self, what: str, num_rounds: int, measure: Measure, batch: int = 1) -> Row:
-        """Runs all in turns, and keeps the better of theirs; the first round warms up and does not count."""
-        seconds: dict[str, list[float]] = {}
-        for _ in range(num_rounds + 1):
-            seconds.setdefault("ours", []).append(getattr(self.ours, measure)(batch).seconds)
-            for name in self._theirs:
-                found = getattr(self, f"their_{measure}")(batch, name)
-                seconds.setdefault(name, []).append(found.seconds)
-        in_ms = {name: [1e3 * second for second in column[1:]] for name, column in seconds.items()}
+        """Runs all in turns, and keeps the better of theirs."""
+        ours, theirs = getattr(self.ours, measure), getattr(self, f"their_{measure}")
+        runs = {"ours": partial(ours, batch)} | {name: partial(theirs, batch, name) for name in self._theirs}
+        in_ms = in_turns(num_rounds, runs)
         best = min(self._theirs, key=lambda name: statistics.median(in_ms[name]))
         return Row(what, "ms", in_ms["ours"], in_ms[best], f"transformers' forward, {best}")
 
@@ -150,7 +150,7 @@ class Models:
         """Until the first token of one prompt is known."""
         began = time.perf_counter()
         logits = self._theirs[dtype](
-            torch.tensor(self.ours.ids[:1], device=self._device), use_cache=True, logits_to_keep=1
+            torch.tensor(self.ours.ids[:1], device=self.ours.device), use_cache=True, logits_to_keep=1
         ).logits
         tokens = logits[:, -1].argmax(dim=-1).tolist()
         return Timed(time.perf_counter() - began, tokens)
@@ -159,7 +159,7 @@ class Models:
     def their_decode(self, batch: int, dtype: str) -> Timed:
         """The median step."""
         model = self._theirs[dtype]
-        first = torch.tensor([ids[:NUM_FIRST] for ids in self.ours.ids[:batch]], device=self._device)
+        first = torch.tensor([ids[:NUM_FIRST] for ids in self.ours.ids[:batch]], device=self.ours.device)
         output = model(first, use_cache=True, logits_to_keep=1)
         tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         seconds = []

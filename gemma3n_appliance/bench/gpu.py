@@ -10,7 +10,7 @@ import torch
 from ..model.text_weights import Quantization
 from . import checkpoints
 from .checkpoints import Shape
-from .compute import Models
+from .compute import Models, Ours
 from .report import Row
 
 PROMPT = 2048
@@ -41,7 +41,7 @@ def of(
     bytes_per_s: float,
 ) -> Iterator[Row]:
     """Measures one model, and how near its decode steps come to reading all of its weights once."""
-    models = Models(directory, shape, quantization, device, PROMPT)
+    models = Models(Ours(directory, shape, quantization, device, PROMPT))
     name = f"{shape.name}, {'bfloat16' if quantization == 'none' else quantization}"
     for batch in BATCHES:
         row = models.row(f"decode step, batch {batch}, {name}", num_rounds, "decode", batch)

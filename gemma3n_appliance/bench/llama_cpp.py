@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from ..model.text_weights import Quantization
 from . import checkpoints
 from .checkpoints import Shape
-from .compute import NUM_FIRST, NUM_STEPS, PROMPT, Measure, Ours
+from .compute import NUM_FIRST, NUM_STEPS, PROMPT, Measure, Ours, Timed, decode_step, in_turns
 from .report import Row
 
 BUILT = Path(__file__).parents[2] / ".llama-cpp"
@@ -44,10 +44,8 @@ def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
         yield _row(cache, shape, "none", what, "prefill", num_rounds)
     shape = _known(checkpoints.MEMORY_BOUND)
     for quantization in _KINDS:
-        weights = "" if quantization == "none" else f", {quantization} weights"
-        yield _row(
-            cache, shape, quantization, f"decode step, batch 1, {shape}{weights}", "decode", num_rounds
-        )
+        what = decode_step(1, shape, quantization)
+        yield _row(cache, shape, quantization, what, "decode", num_rounds)
 
 
 def _known(shape: Shape) -> Shape:
@@ -59,14 +57,11 @@ def _known(shape: Shape) -> Shape:
 def _row(
     cache: Path, shape: Shape, quantization: Quantization, what: str, measure: Measure, num_rounds: int
 ) -> Row:
-    """Runs both in turns; the first round warms up and does not count."""
     directory, kind = checkpoints.at(cache, shape), _KINDS[quantization]
     ours, file = Ours(directory, shape, quantization), converted(directory, kind)
-    in_ms: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(num_rounds + 1):
-        in_ms["ours"].append(1e3 * getattr(ours, measure)().seconds)
-        in_ms["theirs"].append(1e3 * _seconds(file, measure))
-    return Row(what, "ms", in_ms["ours"][1:], in_ms["theirs"][1:], f"llama.cpp, {kind}")
+    runs = {"ours": getattr(ours, measure), "theirs": lambda: _timed(file, measure)}
+    in_ms = in_turns(num_rounds, runs)
+    return Row(what, "ms", in_ms["ours"], in_ms["theirs"], f"llama.cpp, {kind}")
 
 
 def converted(directory: Path, kind: str) -> Path:
@@ -109,8 +104,8 @@ def _never_read(directory: Path) -> dict[str, Tensor]:
     }
 
 
-def _seconds(file: Path, measure: Measure) -> float:
-    """How long it takes for a prompt, or for each of the tokens after a few."""
+def _timed(file: Path, measure: Measure) -> Timed:
+    """Has it read a prompt, or say tokens after a few; what it found it does not tell."""
     asked = {
         "prefill": ["-p", PROMPT, "-n", 0],
         "decode": ["-p", 0, "-n", NUM_STEPS, "-d", NUM_FIRST],
@@ -118,7 +113,7 @@ def _seconds(file: Path, measure: Measure) -> float:
     threads = ["-t", torch.get_num_threads()]
     told = _run(_PROGRAMS / "llama-bench", "-m", file, *threads, *asked, "-r", 1, "-o", "json")
     [measured] = json.loads(told)
-    return float(measured["avg_ns"]) / 1e9 / (NUM_STEPS if measure == "decode" else 1)
+    return Timed(measured["avg_ns"] / 1e9 / (NUM_STEPS if measure == "decode" else 1), [])
 
 
 def _run(*command: object) -> str:

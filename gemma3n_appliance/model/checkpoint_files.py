@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,10 @@ class CheckpointFiles:
         """Returns where a tensor is, if there is one."""
         return self._places.get(name)
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Returns a tensor's shape, if there is one, by the header alone."""
-        place = self.place(name)
-        return place and place.shape
+    def lacking(self, prefix: str, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> set[str]:
+        """Returns which names, behind ``prefix``, are of no tensor of that shape, by the headers alone."""
+        places = ((name, shape, self.place(prefix + name)) for name, shape in wanted)
+        return {name for name, shape, place in places if not place or place.shape != shape}
 
     def read(self, name: str) -> Tensor:
         """Returns a tensor on the CPU, in the file's dtype. Raises KeyError where there is none.

@@ -103,9 +103,7 @@ class TextWeights:
 
     def lacking(self, config: Gemma3nTextConfig) -> set[str]:
         """Returns the names of what a model like that has, and the files have not."""
-        return {
-            name for name, shape in text_shapes.of(config) if self._files.shape(self._prefix + name) != shape
-        }
+        return self._files.lacking(self._prefix, text_shapes.of(config))
 
 
 class _Within:

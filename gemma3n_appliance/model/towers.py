@@ -25,7 +25,7 @@ def load(files: CheckpointFiles, config: Gemma3nConfig, dtype: torch.dtype) -> G
     model = _empty(config, dtype)
     wanted = model.state_dict()
     prefix = next((name.removesuffix(_KNOWN_BY) for name in files if name.endswith(_KNOWN_BY)), "")
-    require_complete({name for name in wanted if files.shape(prefix + name) != tuple(wanted[name].shape)})
+    require_complete(files.lacking(prefix, ((name, tuple(each.shape)) for name, each in wanted.items())))
     weights = {name: files.read(prefix + name).to(dtype) for name in wanted}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)

@@ -25,7 +25,7 @@ def test_a_checkpoint_is_made_once(directory: Path):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_both_models_are_asked_for_the_same_tokens(directory: Path, batch: int):
-    models = compute.Models(directory, TINY)
+    models = compute.Models(compute.Ours(directory, TINY))
     assert models.ours.decode(batch).tokens == models.their_decode(batch, "float32").tokens
     assert models.ours.prefill().tokens == models.their_prefill(1, "float32").tokens
 
@@ -33,7 +33,7 @@ def test_both_models_are_asked_for_the_same_tokens(directory: Path, batch: int):
 def test_a_row_has_every_round_of_ours_and_of_the_better_of_theirs(directory: Path, monkeypatch):
     quick = compute.Timed(0.001, [])
     slow = compute.Timed(0.002, [])
-    models = compute.Models(directory, TINY, "int8")
+    models = compute.Models(compute.Ours(directory, TINY, "int8"))
     assert len(models.ours.decode(2).tokens) == 2
     monkeypatch.setattr(models.ours, "decode", lambda _batch: quick)
     monkeypatch.setattr(models, "their_decode", lambda _, dtype: quick if dtype == "bfloat16" else slow)
@@ -46,7 +46,7 @@ def test_a_gpu_is_measured_against_reading_all_weights_once(directory: Path, mon
     monkeypatch.setattr(gpu, "PROMPT", 32)
     rows = list(gpu.of(directory, TINY, "none", 1, compute.CPU, bytes_per_s=1e9))
     assert [row.unit for row in rows] == ["ms", "%", "ms", "ms", "ms", "ms"]
-    models = compute.Models(directory, TINY)
+    models = compute.Models(compute.Ours(directory, TINY))
     assert rows[1].ours[0] * rows[0].ours[0] == pytest.approx(models.ours.num_weight_bytes / 1e9 * 1e5)
 
 

@@ -30,16 +30,10 @@ SHAPES = {
         "num_key_value_heads": 4,
     },
 }
-# Fewer threads are emulated sooner, and blocks have more turns to take. Of attention: as on a board; and with
-# more parts than are put together at a time, each with several chunks of keys.
+# Attention as on a board; and with more parts than are put together at a time, with several chunks each.
 CUT_UP = {
-    "sparse, one large key head for all queries": {"TOKEN_THREADS": 64},
-    "dense, a head each": {
-        "TOKEN_THREADS": 64,
-        "ATTENDING_WARPS": 8,
-        "KEYS_OF_A_PART": 8,
-        "MOST_PARTS": 9,
-    },
+    "sparse, one large key head for all queries": {},
+    "dense, a head each": {"ATTENDING_WARPS": 8, "KEYS_OF_A_PART": 8, "MOST_PARTS": 9},
 }
 
 
@@ -79,7 +73,8 @@ def kernels_dir(shape, tmp_path_factory):
 @pytest.fixture
 def by_ours(shape, model, directory, kernels_dir, monkeypatch):
     """Returns a function that loads the model to compute by our kernels."""
-    emulated_cuda.cut_up(monkeypatch, **CUT_UP[shape])
+    # Fewer threads are emulated sooner, and blocks have more turns to take.
+    emulated_cuda.cut_up(monkeypatch, TOKEN_THREADS=64, **CUT_UP[shape])
 
     def load(quantization: str = "none", *, recorded: bool = False) -> Probe:
         with emulated_cuda.emulated(kernels_dir):
