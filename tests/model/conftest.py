@@ -15,7 +15,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
-from gemma3n_appliance.model import native, reference
+from gemma3n_appliance.model import feed_forward, native, reference
 from gemma3n_appliance.model.cuda_graph import GraphRecorder
 from gemma3n_appliance.model.encoders import Encoders
 from gemma3n_appliance.model.kv_cache import KVCache
@@ -51,6 +51,14 @@ SHAPES = {
         "num_key_value_heads": 1,
     },
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def neurons_at_rest_are_looked_for_in_small_models_too():
+    """As in the large ones, where it is worth its while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_forward, "_FEW_WEIGHTS", 0)
+        yield
 
 
 @torch.no_grad()
