@@ -1,6 +1,7 @@
 """The text models alone, in this process: prefill and decode, ours and transformers' in turns."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from ..model import native
 from ..model.cuda_graph import GraphRecorder
 from ..model.kv_cache import KVCache
 from ..model.parts import TextDecoder
-from ..model.static_decoder import StaticDecoder
+from ..model.static_decoder import Record, StaticDecoder
 from ..model.text_weights import Quantization
-from . import checkpoints
+from . import checkpoints, compiled
 from .checkpoints import Shape
+from .compiled import CompileRecorder
 from .report import Row
 
 PROMPT = 512
@@ -41,6 +43,11 @@ def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
     shape = checkpoints.LAUNCH_BOUND
     models = Models(Ours(checkpoints.at(cache, shape), shape))
     yield models.row(decode_step(1, shape), num_rounds, "decode")
+    if not compiled.is_possible():
+        print("compute: nothing is compiled, there is no g++", file=sys.stderr)
+        return
+    models = Models(Ours(models.ours.directory, shape, recorder=CompileRecorder))
+    yield models.row(f"{decode_step(1, shape)}, ours compiled", num_rounds, "decode")
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Ours:
         quantization: Quantization = "none",
         device: torch.device = CPU,
         prompt_length: int = PROMPT,
+        recorder: Callable[[], Record] | None = None,
     ) -> None:
         self.directory, self.shape, self.quantization, self.device = directory, shape, quantization, device
         self._config = AutoConfig.from_pretrained(directory, local_files_only=True)
@@ -80,7 +88,10 @@ class Ours:
         self.num_weight_bytes = parts.num_weight_bytes
         self._decoder: TextDecoder = parts.decoder
         if device.type == "cuda":
-            self._decoder = StaticDecoder(parts.decoder, GraphRecorder)
+            recorder = GraphRecorder
+        if recorder:
+            self._decoder = StaticDecoder(parts.decoder, recorder)
+        self._caches: dict[int, KVCache] = {}
         generator = torch.Generator().manual_seed(1)
         shape_of_ids = (8, prompt_length)
         self.ids = torch.randint(0, checkpoints.VOCAB_SIZE, shape_of_ids, generator=generator).tolist()
@@ -115,10 +126,15 @@ class Ours:
         return logits.argmax(dim=-1).tolist()
 
     def _cache(self, num_slots: int) -> KVCache:
-        context = 2 * len(self.ids[0])
-        cache = KVCache(self._config, num_slots, context, self._decoder.device, self._decoder.dtype)
-        cache.reserve(context)
-        return cache
+        """Returns an empty one, always in the same place: steps are recorded over it."""
+        if num_slots not in self._caches:
+            context = 2 * len(self.ids[0])
+            cache = KVCache(self._config, num_slots, context, self._decoder.device, self._decoder.dtype)
+            cache.reserve(context)
+            self._caches[num_slots] = cache
+        for slot in range(num_slots):
+            self._caches[num_slots].clear(slot)
+        return self._caches[num_slots]
 
 
 class Models:

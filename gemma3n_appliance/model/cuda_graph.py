@@ -1,9 +1,11 @@
 """Records what a GPU is told to do, and tells it so again with one call."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+
+Computed = TypeVar("Computed")
 
 
 class GraphRecorder:
@@ -18,7 +20,7 @@ class GraphRecorder:
         # For trying as for recording: libraries keep a workspace for each stream that they have seen.
         self._stream = torch.cuda.Stream()
 
-    def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def __call__(self, compute: Callable[[], Computed]) -> Callable[[], Computed]:
         """Returns what replays ``compute``, which must read and write tensors that stay in their places."""
         graph = torch.cuda.CUDAGraph()
         # Entered once more, because a recording that fails leaves its own stream the current one.
@@ -27,13 +29,13 @@ class GraphRecorder:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 result = compute()
 
-        def replay() -> Tensor:
+        def replay() -> Computed:
             graph.replay()
             return result
 
         return replay
 
-    def _try(self, compute: Callable[[], Tensor]) -> None:
+    def _try(self, compute: Callable[[], object]) -> None:
         """Libraries choose kernels and allocate workspaces at their first call, which cannot be recorded."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):

@@ -17,7 +17,8 @@ from .kv_cache import CacheStep, KVCache
 from .memory import is_exhaustion
 from .static_step import StaticStep
 
-Replay = Callable[[], Tensor]
+# Returns logits and the states they are of.
+Replay = Callable[[], tuple[Tensor, Tensor]]
 # Takes what computes a step from tensors that stay where they are, and returns what does it again.
 Record = Callable[[Replay], Replay]
 
@@ -156,14 +157,15 @@ class _Recorded:
     def run(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """Returns the logits of ``step``, until the next run overwrites them."""
         self._fill(token_ids, step)
-        return self._replay()[: len(step.slots)]
+        logits, self.state = self._replay()
+        return logits[: len(step.slots)]
 
-    def _compute(self) -> Tensor:
+    def _compute(self) -> tuple[Tensor, Tensor]:
         ids, slots, positions = self._numbers
         # Made anew, because what it derives of the positions has to be computed in the step.
         step = StaticStep(self._cache, slots, positions[:, None], self._length)
-        self.state = self._decoder.decode_text(ids, self._rows, step)
-        return self._logits.copy_(self._decoder.logits(self.state))
+        state = self._decoder.decode_text(ids, self._rows, step)
+        return self._logits.copy_(self._decoder.logits(state)), state
 
     def _fill(self, token_ids: Sequence[int], step: CacheStep) -> None:
         """Puts a step in its place; what is left of the batch repeats the first slot, and changes nothing.

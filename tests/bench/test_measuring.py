@@ -1,11 +1,12 @@
 """What the bench compares is the same thing twice, and what it says of a server is what happened."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gemma3n_appliance.bench import checkpoints, compute, gpu, load, servers
+from gemma3n_appliance.bench import checkpoints, compiled, compute, gpu, load, servers
 from gemma3n_appliance.bench.checkpoints import Shape
 from gemma3n_appliance.bench.servers import Server
 
@@ -40,6 +41,20 @@ def test_a_row_has_every_round_of_ours_and_of_the_better_of_theirs(directory: Pa
     row = models.row("steps", 2, "decode", 3)
     assert (row.ours, row.peers, row.ratio) == ([1, 1], [1, 1], 1)
     assert row.peer == "transformers' forward, bfloat16"
+
+
+@pytest.mark.skipif(not compiled.is_possible(), reason="there is no g++")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # which the compiler itself uses
+def test_a_compiled_step_is_compiled_once_and_finds_the_same(tmp_path: Path, capsys):
+    shape = replace(TINY, name="tinier", num_layers=2, num_shared=1)
+    directory = checkpoints.at(tmp_path, shape)
+    ours = compute.Ours(directory, shape, recorder=compiled.CompileRecorder)
+    assert [ours.decode().tokens, ours.decode().tokens] == 2 * [
+        compute.Ours(directory, shape).decode().tokens
+    ]
+    told = capsys.readouterr().out
+    assert told.count("decode step recorded") == 1
+    assert "not replayed" not in told
 
 
 def test_a_gpu_is_measured_against_reading_all_weights_once(directory: Path, monkeypatch):

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder:
-    """Records as a GPU does, as far as that can be seen: what was recorded always gives the same tensor."""
+    """Records as a GPU does, as far as that can be seen: what was recorded always gives the same tensors."""
 
     def __init__(self) -> None:
         self.num_recorded = 0
@@ -22,12 +22,13 @@ class Recorder:
 
     def __call__(self, compute):
         self.num_recorded += 1
-        state = compute()
+        results = compute()
 
         def replay():
             self.num_replayed += 1
-            state.copy_(compute())
-            return state
+            for result, now in zip(results, compute(), strict=True):
+                result.copy_(now)
+            return results
 
         return replay
 
@@ -81,15 +82,15 @@ def test_what_cannot_be_recorded_is_computed(run, capsys):
 
 
 def test_what_comes_out_wrong_is_not_used(run, capsys):
-    assert run(lambda compute: lambda: compute() * -1) == run(None)
-    assert run(lambda compute: lambda: compute() * torch.nan) == run(None)
+    for factor in (-1, torch.nan):
+        assert run(lambda compute, by=factor: lambda: [result * by for result in compute()]) == run(None)
     assert capsys.readouterr().out.count("decode steps are not replayed") == 2
 
 
 def test_what_repeats_the_step_it_was_recorded_from_is_found_out(run, capsys):
     def frozen(compute):
-        state = compute().clone()
-        return lambda: state
+        results = [result.clone() for result in compute()]
+        return lambda: results
 
     assert run(frozen) == run(None)
     assert capsys.readouterr().out.count("decode steps are not replayed") == 1

@@ -1,0 +1,29 @@
+"""Our decode steps by torch's compiler: what they cost where asking for kernels costs next to nothing.
+
+On a GPU, CUDA graphs do that; here a C++ compiler does, which no board needs.
+"""
+
+import shutil
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Computed = TypeVar("Computed")
+
+
+def is_possible() -> bool:
+    """Whether there is what torch compiles with on a CPU."""
+    return shutil.which("g++") is not None
+
+
+class CompileRecorder:
+    """Records as `GraphRecorder` does, and compiles what was recorded into a few loops."""
+
+    def __call__(self, compute: Callable[[], Computed]) -> Callable[[], Computed]:
+        """Returns what does ``compute`` again, from tensors that stay in their places."""
+        # Run, not read: the compiler would find every layer's Python to be another, and give up after eight.
+        recorded = make_fx(lambda: compute())()
+        replay: Callable[[], Computed] = torch.compile(recorded, fullgraph=True)
+        return replay
