@@ -8,17 +8,20 @@ from .sequence import Sequence
 
 @dataclass
 class Scheduler:
-    """Pure decisions over ``num_slots`` slots; first come, first served.
+    """Pure decisions over ``num_slots`` slots, which go to who comes first.
 
     A sequence waits, then is prefilling, then decoding. One chunk of one prompt is read between two decode
-    steps, so a running stream never stalls longer than that. How many may wait, `Engine` decides, which
-    can still tell the client. Who has a leader lets others pass until the leader's prompt has been read.
+    steps, so a running stream never stalls longer than that. The chunks are in turns of the prompt that has
+    a slot longest, and of the shortest: a question waits for no long document, nor that for all questions.
+    How many may wait, `Engine` decides, which can still tell the client. Who has a leader lets others pass
+    until the leader's prompt has been read.
     """
 
     num_slots: int
     waiting: deque[Sequence] = field(default_factory=deque)
     prefilling: dict[int, Sequence] = field(default_factory=dict)
     decoding: dict[int, Sequence] = field(default_factory=dict)
+    _was_shortest: bool = False
 
     @property
     def has_work(self) -> bool:
@@ -41,7 +44,10 @@ class Scheduler:
         self.prefilling[slot] = sequence
 
     def next_prefill(self) -> tuple[int, Sequence] | None:
-        """The sequence whose prompt is read next: the one that has a slot longest."""
+        """The sequence of whose prompt a chunk is read next."""
+        self._was_shortest = not self._was_shortest
+        if self._was_shortest:
+            return min(self.prefilling.items(), key=lambda item: item[1].num_to_read, default=None)
         return next(iter(self.prefilling.items()), None)
 
     def prefilled(self, slot: int) -> None:

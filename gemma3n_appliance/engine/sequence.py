@@ -48,6 +48,11 @@ class Sequence:
         self._stops = StopStrings(request.stop)
         self._logprobs = TokenLogprobs(model.pieces, model.control_tokens)
 
+    @property
+    def num_to_read(self) -> int:
+        """Tokens of the prompt that no other has left in the cache."""
+        return len(self.request.token_ids) - self.num_cached_tokens
+
     def accept(self, token_id: int, logprobs: Logprobs | None = None) -> list[Event]:
         """Takes the next token and returns the events it causes; the last of a sequence is ``Finished``."""
         is_first = self.num_completion_tokens == 0

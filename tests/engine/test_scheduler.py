@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from gemma3n_appliance.engine.scheduler import Scheduler
@@ -51,6 +53,20 @@ def test_the_prompt_that_has_waited_longest_is_read_first_whatever_its_slot():
     scheduler.remove(sequences["a"])
     assert admitted(scheduler) == "c"
     assert scheduler.next_prefill() == (1, sequences["b"])
+
+
+def test_chunks_are_in_turns_of_the_oldest_prompt_and_of_the_shortest():
+    scheduler = Scheduler(3)
+    for number, num_tokens in enumerate((900, 500, 7)):
+        prompt = replace(request(b"x"), token_ids=(5,) * num_tokens)
+        scheduler.submit(Sequence(prompt, MODEL, lambda _: None))
+        scheduler.admit(number, scheduler.next_waiting()[1])
+    assert {scheduler.next_prefill()[0] for _ in range(2)} == {0, 2}
+    scheduler.prefilled(2)
+    assert {scheduler.next_prefill()[0] for _ in range(2)} == {0, 1}
+    # What is left in the cache by others is not read.
+    scheduler.prefilling[0].num_cached_tokens = 800
+    assert {scheduler.next_prefill()[0] for _ in range(2)} == {0}
 
 
 @pytest.mark.parametrize(
