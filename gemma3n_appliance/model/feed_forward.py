@@ -81,7 +81,10 @@ def _is_quick_by_columns(dtype: torch.dtype) -> bool:
 
     On a CPU without bfloat16 of its own, torch takes up to 40 times as long for those as for rows.
     """
-    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # Wheels for Jetsons may be built without oneDNN, and have nothing to ask.
+    return dtype != torch.bfloat16 or (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _cutoff(sparsity: float, dtype: torch.dtype) -> float | None:

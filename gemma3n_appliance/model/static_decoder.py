@@ -4,6 +4,7 @@ A step of 35 layers is some 1,400 kernels, and a Jetson's CPU needs longer to la
 them. Recorded are steps of a few sizes: a batch is filled up, and looks at a whole power of two of positions.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,6 +28,8 @@ Record = Callable[[Replay], Replay]
 _MOST_APART = 0.5
 # The first replay repeats what was recorded; a later one shows that it reads what it is given.
 _NUM_CHECKED = 2
+# Where memory has run out, so long nothing is recorded, which takes more of it, and more time than a step.
+_RECORD_AGAIN_S = 60.0
 _SHORTEST = 256
 
 log = structlog.get_logger(__name__)
@@ -46,7 +49,8 @@ class StaticDecoder:
         self._recorded: dict[tuple[int, int], _Recorded] = {}
         self._state_of: tuple[KVCache, int] | None = None
         self._logits: Tensor | None = None
-        self._gave_up = False
+        self._no_room_until = -math.inf
+        self.gave_up = False
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """See `parts.TextDecoder`."""
@@ -66,13 +70,15 @@ class StaticDecoder:
 
     def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """See `parts.TextDecoder`."""
-        if self._gave_up or not self._decoder.is_text(token_ids):
+        if self.gave_up or not self._decoder.is_text(token_ids):
             return self._decoder.decode(token_ids, step)
         self._forget_if_moved(step.cache)
         size = _at_least(len(step.slots), 1), min(_at_least(step.longest, _SHORTEST), step.cache.capacity)
         recorded = self._recorded.get(size)
         if recorded and recorded.num_checked >= _NUM_CHECKED:
             return recorded.run(token_ids, step)
+        if time.monotonic() < self._no_room_until:
+            return self._decoder.decode(token_ids, step)
         return self._checked(size, token_ids, step)
 
     def _checked(self, size: tuple[int, int], token_ids: Sequence[int], step: CacheStep) -> Tensor:
@@ -88,7 +94,7 @@ class StaticDecoder:
             found = self._recorded[size].run(token_ids, step)
         except RuntimeError as error:
             if is_exhaustion(error):
-                torch.cuda.empty_cache()  # there may be room another time
+                self._put_off()
             else:
                 self._give_up(str(error))
             return wanted
@@ -120,8 +126,13 @@ class StaticDecoder:
             "decode steps are not replayed, and answers take longer: set CUDA_GRAPHS=false and restart",
             reason=reason.partition("\n")[0],
         )
-        self._gave_up = True
+        self.gave_up = True
         self._recorded.clear()
+
+    def _put_off(self) -> None:
+        log.warning("no memory to record decode steps: they are computed", again_after_s=_RECORD_AGAIN_S)
+        self._no_room_until = time.monotonic() + _RECORD_AGAIN_S
+        torch.cuda.empty_cache()
 
     def _forget_if_moved(self, cache: KVCache) -> None:
         """What was recorded reads the cache where it was then."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, PreTrainedModel
 
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
@@ -124,11 +124,16 @@ def multimodal_model(tokenizer):
 @pytest.fixture(scope="session")
 def checkpoint_dir(multimodal_model, processor, tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoint")
-    # timm has written objects that JSON does not know into the arguments it was given.
-    multimodal_model.config.vision_config.model_args = architecture.vision_model_args()
-    multimodal_model.save_pretrained(directory)
+    save(multimodal_model, directory)
     processor.save_pretrained(directory)
     return directory
+
+
+def save(model: PreTrainedModel, directory: Path) -> None:
+    """Saves one that has a vision tower."""
+    # timm has written objects that JSON does not know into the arguments it was given.
+    model.config.vision_config.model_args = architecture.vision_model_args()
+    model.save_pretrained(directory)
 
 
 @pytest.fixture(scope="session", params=ENGINES)

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, Gemma3nModel
 
-from gemma3n_appliance.demo import architecture
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
 from gemma3n_appliance.errors import EngineError, ModelLoadError
 from gemma3n_appliance.model import native, text_shapes, towers
@@ -19,6 +18,8 @@ from gemma3n_appliance.model.kv_cache import KVCache
 from gemma3n_appliance.model.layer import Layer
 from gemma3n_appliance.model.per_layer_table import PerLayerTable
 from gemma3n_appliance.model.runner import SlotRunner
+
+from .conftest import save
 
 CPU = torch.device("cpu")
 
@@ -58,9 +59,7 @@ def test_towers_are_those_that_transformers_loads(checkpoint_dir, dtype, dtype_o
 
 def test_towers_of_a_model_that_was_saved_without_its_head_are_found(checkpoint_dir, tmp_path):
     whole = Gemma3nModel.from_pretrained(checkpoint_dir, dtype=torch.float32)
-    # timm has written objects that JSON does not know into the arguments it was given.
-    whole.config.vision_config.model_args = architecture.vision_model_args()
-    whole.save_pretrained(tmp_path)
+    save(whole, tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     ours = towers.load(CheckpointFiles(tmp_path), config, torch.float32)
     wanted = whole.state_dict()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gemma3n_appliance.engine.request import GenerationRequest, Sampling
-from gemma3n_appliance.model import native
+from gemma3n_appliance.model import native, static_decoder
 from gemma3n_appliance.model.parts import Parts
 from gemma3n_appliance.model.static_decoder import StaticDecoder
 
@@ -97,7 +97,8 @@ def test_what_repeats_the_step_it_was_recorded_from_is_found_out(run, capsys):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("CUDA error: out of memory")])
-def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsys, error):
+def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsys, monkeypatch, error):
+    monkeypatch.setattr(static_decoder, "_RECORD_AGAIN_S", 0)
     recorder, failures = Recorder(), iter([True, False])
 
     def short_of_memory(compute):
@@ -108,6 +109,18 @@ def test_memory_that_runs_out_while_recording_is_no_reason_to_give_up(run, capsy
     assert run(short_of_memory) == run(None)
     assert (recorder.num_recorded, recorder.num_replayed) == (1, 11)
     assert "not replayed" not in capsys.readouterr().out
+
+
+def test_where_memory_has_run_out_recording_waits(run, capsys):
+    tries = []
+
+    def short_of_memory(compute):
+        tries.append(compute)
+        raise torch.OutOfMemoryError
+
+    assert run(short_of_memory) == run(None)
+    assert len(tries) == 1
+    assert capsys.readouterr().out.count("no memory to record decode steps") == 1
 
 
 def test_a_cache_that_moves_is_recorded_anew(decoder):
