@@ -4,8 +4,10 @@ import argparse
 import datetime
 import json
 import platform
+import sys
 from pathlib import Path
 
+import structlog
 import torch
 import transformers
 
@@ -29,6 +31,7 @@ def main() -> None:
     """Runs it."""
     options = _options()
     cache = settings.load().cache_dir / "bench"
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     rows = []

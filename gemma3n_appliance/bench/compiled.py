@@ -3,7 +3,6 @@
 On a GPU, CUDA graphs do that; here a C++ compiler does, which no board needs.
 """
 
-import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,11 +10,6 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Computed = TypeVar("Computed")
-
-
-def is_possible() -> bool:
-    """Whether there is what torch compiles with on a CPU."""
-    return shutil.which("g++") is not None
 
 
 class CompileRecorder:

@@ -18,7 +18,7 @@ from ..model.kv_cache import KVCache
 from ..model.parts import TextDecoder
 from ..model.static_decoder import Record, StaticDecoder
 from ..model.text_weights import Quantization
-from . import checkpoints, compiled
+from . import checkpoints
 from .checkpoints import Shape
 from .compiled import CompileRecorder
 from .report import Row
@@ -43,10 +43,12 @@ def rows(cache: Path, num_rounds: int) -> Iterator[Row]:
     shape = checkpoints.LAUNCH_BOUND
     models = Models(Ours(checkpoints.at(cache, shape), shape))
     yield models.row(decode_step(1, shape), num_rounds, "decode")
-    if not compiled.is_possible():
-        print("compute: nothing is compiled, there is no g++", file=sys.stderr)
+    compiled = Ours(models.ours.directory, shape, recorder=CompileRecorder)
+    compiled.decode()
+    if compiled.gave_up:
+        print("compute: nothing is compiled; that takes g++ and Python's headers", file=sys.stderr)
         return
-    models = Models(Ours(models.ours.directory, shape, recorder=CompileRecorder))
+    models = Models(compiled)
     yield models.row(f"{decode_step(1, shape)}, ours compiled", num_rounds, "decode")
 
 
@@ -83,8 +85,8 @@ class Ours:
         recorder: Callable[[], Record] | None = None,
     ) -> None:
         self.directory, self.shape, self.quantization, self.device = directory, shape, quantization, device
-        self._config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        parts = native.load(directory, self._config, getattr(torch, shape.dtype), device, quantization)
+        self.config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        parts = native.load(directory, self.config, getattr(torch, shape.dtype), device, quantization)
         self.num_weight_bytes = parts.num_weight_bytes
         self._decoder: TextDecoder = parts.decoder
         if device.type == "cuda":
@@ -95,6 +97,11 @@ class Ours:
         generator = torch.Generator().manual_seed(1)
         shape_of_ids = (8, prompt_length)
         self.ids = torch.randint(0, checkpoints.VOCAB_SIZE, shape_of_ids, generator=generator).tolist()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether decode steps were to be replayed, and are not."""
+        return isinstance(self._decoder, StaticDecoder) and self._decoder.gave_up
 
     @torch.inference_mode()
     def prefill(self, _batch: int = 1) -> Timed:
@@ -129,7 +136,7 @@ class Ours:
         """Returns an empty one, always in the same place: steps are recorded over it."""
         if num_slots not in self._caches:
             context = 2 * len(self.ids[0])
-            cache = KVCache(self._config, num_slots, context, self._decoder.device, self._decoder.dtype)
+            cache = KVCache(self.config, num_slots, context, self._decoder.device, self._decoder.dtype)
             cache.reserve(context)
             self._caches[num_slots] = cache
         for slot in range(num_slots):
@@ -154,10 +161,16 @@ class Models:
         }
 
     def row(self, what: str, num_rounds: int, measure: Measure, batch: int = 1) -> Row:
-        """Runs all in turns, and keeps the better of theirs."""
+        """Runs all in turns, and keeps the better of theirs.
+
+        Raises:
+            RuntimeError: ours did not compute as it was to.
+        """
         ours, theirs = getattr(self.ours, measure), getattr(self, f"their_{measure}")
         runs = {"ours": partial(ours, batch)} | {name: partial(theirs, batch, name) for name in self._theirs}
         in_ms = in_turns(num_rounds, runs)
+        if self.ours.gave_up:
+            raise RuntimeError(f"{what}: our decode steps were not replayed, the log above says why")
         best = min(self._theirs, key=lambda name: statistics.median(in_ms[name]))
         return Row(what, "ms", in_ms["ours"], in_ms[best], f"transformers' forward, {best}")
 

@@ -85,7 +85,8 @@ def crowd(server: Server, questions: list[Messages], num_tokens: int) -> Crowd:
             began = time.perf_counter()
             answers = await asyncio.gather(*(_ask(client, server, q, num_tokens) for q in questions))
             seconds = time.perf_counter() - began
-            watching.cancel()
+            if not watching.cancel():
+                await watching  # which says why it has ended by itself
             return Crowd(answers, seconds, health_s)
 
     return asyncio.run(all_at_once())
@@ -94,7 +95,7 @@ def crowd(server: Server, questions: list[Messages], num_tokens: int) -> Crowd:
 async def _watch(client: httpx2.AsyncClient, server: Server, health_s: list[float]) -> None:
     while True:
         began = time.perf_counter()
-        await client.get(f"{server.url}/health")
+        (await client.get(f"{server.url}/health")).raise_for_status()
         health_s.append(time.perf_counter() - began)
         await asyncio.sleep(0.05)
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import httpx2
 
+from ..settings import Settings
+
 START_S = 300
+PROJECT = Path(__file__).parents[2]
 NUM_SLOTS = 16
 CONTEXT_LENGTH = 4096
 
@@ -73,13 +77,32 @@ def _started(
     else:
         command = [*command, port]
     began = time.monotonic()
-    process = subprocess.Popen(
-        command, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    # Where there is no .env.
+    with tempfile.TemporaryDirectory() as elsewhere:
+        process = subprocess.Popen(
+            command,
+            env=_environment() | settings,
+            cwd=elsewhere,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with _stopping(process):
+            url = f"http://127.0.0.1:{port}"
+            _wait_for_a_token(url, model, process, began + START_S)
+            yield Server(name, url, model, time.monotonic() - began)
+
+
+def _environment() -> dict[str, str]:
+    """Returns ours, but for settings: what is measured must not depend on them."""
+    named = {name.upper() for name in Settings.model_fields}
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in named}
+    return inherited | {"PYTHONPATH": str(PROJECT)}
+
+
+@contextmanager
+def _stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for_a_token(url, model, process, began + START_S)
-        yield Server(name, url, model, time.monotonic() - began)
+        yield
     finally:
         process.terminate()
         process.wait()
