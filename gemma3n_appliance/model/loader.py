@@ -11,7 +11,7 @@ import structlog
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, GenerationConfig
+from transformers import AutoConfig, Gemma3nConfig, Gemma3nTextConfig, GenerationConfig, PretrainedConfig
 
 from ..engine.grammar import Grammars
 from ..engine.runner import LoadedModel
@@ -30,8 +30,6 @@ log = structlog.get_logger(__name__)
 
 _SMALLER_MODEL = "Set QUANTIZATION=int4, serve a smaller model, or lower NUM_SLOTS."
 
-Config = Gemma3nConfig | Gemma3nTextConfig
-
 
 def load(directory: Path, settings: Settings) -> LoadedModel:
     """Loads a Gemma 3n checkpoint in the hub's format; never asks the network for anything.
@@ -48,7 +46,7 @@ def load(directory: Path, settings: Settings) -> LoadedModel:
         transformers.logging.set_verbosity_error()  # or it lists every weight that is not needed
         transformers.logging.disable_progress_bar()
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        config = _config(directory)
+        config = _config(directory, settings)
         parts = _parts(directory, config, device, settings)
         known = pieces.read(tokenizer, config.get_text_config().vocab_size)
         control_tokens = pieces.control_tokens(tokenizer)
@@ -91,7 +89,7 @@ def _tell(directory: Path, settings: Settings, parts: Parts, loaded: LoadedModel
     )
 
 
-def _parts(directory: Path, config: Config, device: torch.device, settings: Settings) -> Parts:
+def _parts(directory: Path, config: PretrainedConfig, device: torch.device, settings: Settings) -> Parts:
     dtype = _dtype(settings, device)
     if settings.engine == "reference":
         return reference.load(directory, config, dtype, device)
@@ -140,11 +138,19 @@ def _named_when_broken(directory: Path) -> Iterator[None]:
         raise ModelLoadError(f"The model in {directory} cannot be loaded: {reason} {remedy}") from error
 
 
-def _config(directory: Path) -> Config:
+def _config(directory: Path, settings: Settings) -> PretrainedConfig:
     """Returns the checkpoint's shape; without its towers where they cannot be had."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     if isinstance(config, Gemma3nTextConfig):
         log.info("the checkpoint has no vision and no audio: serving text only")
+        return config
+    if config.model_type in reference.OTHER_MODELS:
+        if settings.engine != "reference":
+            raise ModelLoadError(
+                f"{directory} has a {config.model_type} model, and the native engine computes Gemma 3n. "
+                "Set ENGINE=reference, or MODEL_NAME to a directory with a Gemma 3n model."
+            )
+        log.info("another Gemma than 3n: serving text only", model_type=config.model_type)
         return config
     if not isinstance(config, Gemma3nConfig):
         raise ValueError(f"It is a {config.model_type} model.")
@@ -169,7 +175,7 @@ def _runner(parts: Parts, settings: Settings) -> SlotRunner:
     return SlotRunner(parts, cache)
 
 
-def _eos_token_ids(directory: Path, config: Config, tokenizer: Tokenizer) -> frozenset[int]:
+def _eos_token_ids(directory: Path, config: PretrainedConfig, tokenizer: Tokenizer) -> frozenset[int]:
     """The generation config knows best; a turn's end is an end even where it was left out."""
     configured = None
     if (directory / "generation_config.json").exists():

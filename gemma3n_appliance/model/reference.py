@@ -1,4 +1,7 @@
-"""The reference engine: transformers' own text model over our cache. What our own is held against."""
+"""The reference engine: transformers' own text model over our cache.
+
+It is what our own is held against, and it serves Gemmas that our own does not compute.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     Gemma3nConfig,
-    Gemma3nForCausalLM,
     Gemma3nForConditionalGeneration,
-    Gemma3nTextConfig,
+    PretrainedConfig,
+    PreTrainedModel,
 )
 
 from .embeddings import Embeddings, TokenEmbedder
@@ -18,34 +22,37 @@ from .linear import Dense
 from .parts import Parts
 from .towers import require_complete, special_ranges
 
-Model = Gemma3nForConditionalGeneration | Gemma3nForCausalLM
+# Beside Gemma 3n, by the names that configurations have for them. They are served for text alone.
+OTHER_MODELS = ("gemma", "gemma2", "gemma3", "gemma3_text")
+_THEIR_TOWERS = ("vision_tower", "multi_modal_projector")
 
 
-def load(
-    directory: Path, config: Gemma3nConfig | Gemma3nTextConfig, dtype: torch.dtype, device: torch.device
-) -> Parts:
-    """Loads everything as transformers does.
+def load(directory: Path, config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Parts:
+    """Loads Gemma 3n or one of `OTHER_MODELS` as transformers does.
 
     Raises:
         ValueError: weights are missing or misshapen.
     """
-    is_multimodal = isinstance(config, Gemma3nConfig)
-    model_class = Gemma3nForConditionalGeneration if is_multimodal else Gemma3nForCausalLM
-    model, loading = model_class.from_pretrained(
+    text_config = config.get_text_config()
+    # Gemma 2 caps attention's scores, which only that does.
+    attention = "eager" if getattr(text_config, "attn_logit_softcapping", None) else "sdpa"
+    model, loading = AutoModelForCausalLM.from_pretrained(
         directory,
         config=config,
         dtype=dtype,
-        # Our masks are boolean: eager attention would add them instead of obeying them.
-        attn_implementation={"text_config": "sdpa"} if is_multimodal else "sdpa",
+        attn_implementation=attention if text_config is config else {"text_config": attention},
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
     )
     require_complete({str(key) for key in loading["missing_keys"] | loading["mismatched_keys"]})
+    if not isinstance(config, Gemma3nConfig) and text_config is not config:
+        for tower in _THEIR_TOWERS:
+            delattr(model.model, tower)
     return parts(model.to(device), directory)
 
 
-def parts(model: Model, directory: Path) -> Parts:
+def parts(model: PreTrainedModel, directory: Path) -> Parts:
     """Takes a model apart; ``directory`` is where its processors are."""
     encoder = None
     if isinstance(model, Gemma3nForConditionalGeneration):
@@ -56,14 +63,14 @@ def parts(model: Model, directory: Path) -> Parts:
 
 
 class ReferenceDecoder:
-    """A Gemma 3n text model of transformers', alone or taken out of a multimodal one."""
+    """A text model of transformers', alone or taken out of a multimodal one."""
 
-    def __init__(self, model: Model) -> None:
-        self.config = model.config.get_text_config()
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.config = _as_of_gemma_3n(model.config.get_text_config())
         self._lm_head = model.lm_head
-        is_alone = isinstance(model, Gemma3nForCausalLM)
-        self._text = model.model if is_alone else model.model.language_model
-        ranges = () if is_alone else special_ranges(model.model)
+        self._text = getattr(model.model, "language_model", model.model)
+        has_towers = isinstance(model, Gemma3nForConditionalGeneration)
+        ranges = special_ranges(model.model) if has_towers else ()
         self._embedder = TokenEmbedder(
             Dense(self._text.embed_tokens.weight), self.config.hidden_size, self.dtype, self.device, ranges
         )
@@ -84,18 +91,25 @@ class ReferenceDecoder:
 
     def forward(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
         """See `parts.TextDecoder`. Runs all layers for all tokens, as transformers does."""
-        ids = torch.tensor(embeddings.token_ids, device=self.device)
-        # Those beyond the table are for the towers; transformers gives them row 0.
-        in_table = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
         cache = _TransformersCache(step)
+        masks = cache.masks()
         output = self._text(
             inputs_embeds=embeddings.hidden,
-            per_layer_inputs=self._text.get_per_layer_inputs(in_table),
-            attention_mask=cache.masks(),
+            # The first Gemma has layers of one type.
+            attention_mask=masks if hasattr(self.config, "layer_types") else masks[FULL],
             position_ids=step.positions,
             past_key_values=cache,
+            **self._per_layer_inputs(embeddings.token_ids),
         )
         return output.last_hidden_state[:, -1]
+
+    def _per_layer_inputs(self, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        if not hasattr(self._text, "get_per_layer_inputs"):
+            return {}
+        ids = torch.tensor(token_ids, device=self.device)
+        # Those beyond the table are for the towers; transformers gives them row 0.
+        in_table = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
+        return {"per_layer_inputs": self._text.get_per_layer_inputs(in_table)}
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """See `parts.TextDecoder`."""
@@ -108,6 +122,19 @@ class ReferenceDecoder:
     def logits(self, last_state: Tensor) -> Tensor:
         """See `parts.TextDecoder`."""
         return self._lm_head(last_state)
+
+
+def _as_of_gemma_3n(config: PretrainedConfig) -> PretrainedConfig:
+    """Says of another Gemma what the cache and the runner ask of a configuration, and only Gemma 3n's has."""
+    lacking = {
+        "num_kv_shared_layers": 0,
+        "final_logit_softcapping": None,
+        "sliding_window": config.max_position_embeddings,
+    }
+    for name, value in lacking.items():
+        if not hasattr(config, name):
+            setattr(config, name, value)
+    return config
 
 
 class _TransformersCache:
@@ -124,8 +151,10 @@ class _TransformersCache:
         return self._step.read(layer_idx, self._span)
 
     def masks(self) -> dict[str, Tensor]:
-        """Returns who may look at whom, by layer type: bool ``[batch, 1, num_new, longest]``."""
+        """Returns what to add to scores, by layer type: ``[batch, 1, num_new, longest]``."""
         queries = self._step.positions[:, None, :, None]
         keys = torch.arange(self._step.longest, device=queries.device)
         causal = keys <= queries
-        return {FULL: causal, SLIDING: causal & (keys > queries - self._step.cache.sliding_window)}
+        cache = self._step.cache
+        near = causal & (keys > queries - cache.sliding_window)
+        return {FULL: cache.mask(causal), SLIDING: cache.mask(near)}

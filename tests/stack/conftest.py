@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,3 +96,22 @@ def log(tmp_path: Path) -> Path:
 def stack(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(directory, tmp_path_factory.mktemp("serving") / "log") as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def another_gemma(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of Gemma 3, with the tokenizer and the template of the other."""
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
+    path = tmp_path_factory.mktemp("stack") / "Gemma-3-Untrained"
+    shutil.copytree(directory, path, ignore=shutil.ignore_patterns(SAFE_WEIGHTS_NAME))
+    text = json.loads((directory / "config.json").read_text())["text_config"]
+    torch.manual_seed(1)
+    sizes = {name: text[name] for name in ("vocab_size", "hidden_size", "head_dim", "num_key_value_heads")}
+    config = Gemma3TextConfig(
+        **sizes, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, sliding_window=32
+    )
+    Gemma3ForCausalLM(config).save_pretrained(path)
+    return path

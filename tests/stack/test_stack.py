@@ -1,5 +1,7 @@
 """The real thing, from the command line to the answer."""
 
+import concurrent.futures
+import functools
 import json
 import shutil
 import subprocess
@@ -55,6 +57,44 @@ def test_the_next_turn_of_a_chat_reads_only_what_is_new(client: openai.OpenAI):
     assert first.usage.prompt_tokens_details.cached_tokens < 50
     cached = again.usage.prompt_tokens_details.cached_tokens
     assert first.usage.prompt_tokens <= cached < again.usage.prompt_tokens
+
+
+def greedy(client: openai.OpenAI, number: int) -> str:
+    asked = [{"role": "user", "content": f"hello {number} " * (1 + number % 3)}]
+    answer = client.chat.completions.create(model="gemma3n", messages=asked, max_tokens=16, temperature=0)
+    return answer.choices[0].message.content
+
+
+def alone_and_together(client: openai.OpenAI) -> tuple[list[str], list[str]]:
+    alone = [greedy(client, number) for number in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as eight:
+        return alone, list(eight.map(functools.partial(greedy, client), range(8, 16)))
+
+
+def test_both_engines_answer_the_same_one_at_a_time_and_eight_at_once(
+    client: openai.OpenAI, directory: Path, log: Path
+):
+    options = {"ENGINE": "reference", "DTYPE": "float32", "NUM_SLOTS": "8"}
+    with (
+        Stack(directory, log, **options) as reference,
+        openai.OpenAI(base_url=f"{reference.url}/v1", api_key="none", max_retries=0) as other,
+    ):
+        assert alone_and_together(client) == alone_and_together(other)
+    assert "engine=reference" in reference.log
+
+
+def test_another_gemma_is_served_by_transformers_for_text_alone(another_gemma: Path, log: Path):
+    with (
+        Stack(another_gemma, log, ENGINE="reference") as stack,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        alone, _ = alone_and_together(client)
+        with concurrent.futures.ThreadPoolExecutor(8) as eight:
+            assert list(eight.map(functools.partial(greedy, client), range(8))) == alone
+        assert len(set(alone)) > 1
+        seen = [{"role": "user", "content": [image_part(picture())]}]
+        with pytest.raises(openai.BadRequestError, match="does not take images"):
+            client.chat.completions.create(model="gemma3n", messages=seen)
 
 
 def test_a_picture_and_a_clip_go_through_the_encoders(client: openai.OpenAI):
