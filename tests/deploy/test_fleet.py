@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 from collections import Counter
@@ -17,7 +18,7 @@ import pytest
 
 from gemma3n_appliance.host import key_file
 from tests.deploy.base_root import have_sudo_ask
-from tests.deploy.conftest import ROOT, TOKEN, Hub, ask, cache
+from tests.deploy.conftest import MODEL, ROOT, TOKEN, Hub, ask, cache
 from tests.deploy.fleet import (
     SETTINGS,
     SUDO_PASSWORD,
@@ -239,6 +240,41 @@ def test_a_gateway_without_boards_says_so_as_openai_would(fleet: Fleet):
     assert int(refusal.value.response.headers["retry-after"]) > 0
 
 
+def test_a_board_is_out_only_when_what_began_before_a_reload_has_ended(fleet: Fleet):
+    command = "/usr/local/sbin/gemma3n-gateway"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Length: 200000\r\n\r\n"
+
+    def are_out(*boards: Machine) -> list[bool]:
+        tries = [
+            fleet.gateway.shell(f"timeout 3 {command} take-out {b.name} >/dev/null 2>&1; echo $?")
+            for b in boards
+        ]
+        return [tried.strip() == "0" for tried in tries]
+
+    try:
+        with socket.create_connection((fleet.gateway.address, 8000)) as slow:
+            slow.sendall(head.encode() + bytes(100_000))
+            wait_until(lambda: " 1 running" in fleet.gateway.run(command, "status"), 30)
+            fleet.gateway.run("systemctl", "reload", "haproxy")
+            wait_until(lambda: " 1 running" not in fleet.gateway.run(command, "status"), 30)
+            outs = are_out(*fleet.boards)
+            assert sorted(outs) == [False, True, True]
+        [busy] = [board for board, is_out in zip(fleet.boards, outs, strict=True) if not is_out]
+        wait_until(lambda: are_out(busy) == [True], 30)
+    finally:
+        for board in fleet.boards:
+            fleet.gateway.run(command, "put-in", board.name)
+
+
+def test_a_board_that_lost_its_model_has_it_from_the_controller(fleet: Fleet, tmp_path: Path):
+    board = fleet.boards[1]
+    board.shell(f"rm -r /models/{MODEL.replace('/', '--')}")
+    by_hand = {"gemma3n_model_from": "controller", "gemma3n_model_controller_dir": str(tmp_path)}
+    brought = fleet.run("provision", "--tags", "model", "--limit", "board1,board2", **by_hand)
+    assert brought.returncode == 0, brought.stdout + brought.stderr
+    assert "is intact" in board.shell("/opt/gemma3n/current/bin/gemma3n-appliance download --check")
+
+
 def test_a_board_that_stops_or_dies_is_not_missed(fleet: Fleet):
     board = fleet.boards[0]
 
@@ -306,8 +342,10 @@ def test_an_upgrade_loses_no_request(fleet: Fleet, tmp_path: Path):
     at_first = release_of(fleet.boards[0])
     two_of_three = ["--limit", "board1,board2"]
 
+    # An upgrade leaves settings as they are, whatever the inventory says meanwhile.
+    not_yet = {"gemma3n_service_settings": SETTINGS | {"GEMMA3N_PORT": 8009}}
     with Clients(fleet.gateway) as clients:
-        upgraded = fleet.run("upgrade", *two_of_three, **another_release(tmp_path, "0.9.1"))
+        upgraded = fleet.run("upgrade", *two_of_three, **another_release(tmp_path, "0.9.1"), **not_yet)
     assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
     assert [release_of(board) for board in fleet.boards] == ["0.9.1", "0.9.1", at_first]
     assert (clients.failures, clients.num_answered > 10) == ([], True)
@@ -320,11 +358,18 @@ def test_an_upgrade_loses_no_request(fleet: Fleet, tmp_path: Path):
     assert [release_of(board) for board in fleet.boards] == ["0.9.1", "0.9.1", at_first]
     assert (clients.failures, clients.num_answered > 10) == ([], True)
 
+    # The third is as an upgrade leaves it that was interrupted when it had just been taken out.
+    third = fleet.boards[2]
+    third.shell("mkdir /opt/gemma3n/releases/0.1; ln -s releases/0.1 /opt/gemma3n/previous")
+    fleet.gateway.run("/usr/local/sbin/gemma3n-gateway", "take-out", third.name)
     with Clients(fleet.gateway) as clients:
-        back = fleet.run("rollback", *two_of_three)
+        back = fleet.run("rollback")
     assert back.returncode == 0, back.stdout + back.stderr
     assert [release_of(board) for board in fleet.boards] == [at_first] * 3
     assert (clients.failures, clients.num_answered > 10) == ([], True)
+    status = fleet.gateway.run("/usr/local/sbin/gemma3n-gateway", "status")
+    assert [line.split()[1] for line in status.splitlines()] == ["UP"] * 3
+    third.shell("rm -r /opt/gemma3n/releases/0.1 /opt/gemma3n/previous")
 
     nothing_left = fleet.run("rollback", "--limit", "board1")
     assert (nothing_left.returncode, "board1 has no release before" in nothing_left.stdout) == (0, True)
@@ -360,8 +405,9 @@ def test_settings_and_keys_reach_boards_one_by_one_without_a_lost_request(fleet:
     started = fleet.boards[0].property_of("gemma3n-api", "ActiveEnterTimestampMonotonic")
     later = key_file.add(path, "later")
     key_file.revoke(path, "clients")
-    changed = provision("--tags", "service", "--limit", "board1")
+    changed = provision("--tags", "service,gateway", "--limit", "board1,gateway")
     assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert fleet.boards[0].shell("journalctl --no-pager --all | grep -c '[B]earer' || true").strip() == "0"
     assert statuses_of(fleet.boards[0], key, later) == [401, 200]
     assert fleet.boards[0].property_of("gemma3n-api", "ActiveEnterTimestampMonotonic") == started
 
