@@ -48,6 +48,10 @@ previous:
   description: The release that was in use before it; empty where there was none.
   returned: always
   type: str
+wanted:
+  description: The release that the last upgrade was to bring into use; empty where there was none.
+  returned: always
+  type: str
 complete:
   description: The releases and runtimes that are whole.
   returned: always
@@ -118,7 +122,7 @@ def main() -> None:
         changed=bool(removed),
         removed=[str(path) for path in removed],
         complete=[str(path) for path in there if (path / "complete").exists()],
-        **{name: str(linked(home, name) or "") for name in ("current", "previous")},
+        **{name: str(linked(home, name) or "") for name in ("current", "previous", "wanted")},
     )
 
 

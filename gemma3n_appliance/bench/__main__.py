@@ -30,7 +30,7 @@ UNLESS_NAMED = ("compute", "llama-cpp", "memory", "quality", "serving")
 def main() -> None:
     """Runs it."""
     options = _options()
-    cache = settings.load().cache_dir / "bench"
+    cache = (settings.load().cache_dir / "bench").resolve()  # servers run elsewhere
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

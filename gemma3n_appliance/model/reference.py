@@ -31,9 +31,11 @@ def load(directory: Path, config: PretrainedConfig, dtype: torch.dtype, device: 
     """Loads Gemma 3n or one of `OTHER_MODELS` as transformers does.
 
     Raises:
-        ValueError: weights are missing or misshapen.
+        ValueError: weights are missing or misshapen, or it is a model that does not generate.
     """
     text_config = config.get_text_config()
+    if getattr(text_config, "use_bidirectional_attention", None):
+        raise ValueError("It looks ahead, so that it embeds texts, and does not write any.")
     # Gemma 2 caps attention's scores, which only that does.
     attention = "eager" if getattr(text_config, "attn_logit_softcapping", None) else "sdpa"
     model, loading = AutoModelForCausalLM.from_pretrained(
@@ -132,7 +134,7 @@ def _as_of_gemma_3n(config: PretrainedConfig) -> PretrainedConfig:
         "sliding_window": config.max_position_embeddings,
     }
     for name, value in lacking.items():
-        if not hasattr(config, name):
+        if getattr(config, name, None) is None:
             setattr(config, name, value)
     return config
 

@@ -103,3 +103,10 @@ def test_a_prompt_that_begins_like_one_before_is_read_from_there(model, director
 def test_the_native_engine_says_which_computes_it(directory):
     with pytest.raises(ModelLoadError, match=r"native engine computes Gemma 3n. Set ENGINE=reference"):
         loader._config(directory, Settings(model_name=str(directory)))
+
+
+def test_a_model_that_embeds_texts_is_refused(directory):
+    config = AutoConfig.from_pretrained(directory)
+    config.get_text_config().use_bidirectional_attention = True
+    with pytest.raises(ValueError, match="does not write any"):
+        reference.load(directory, config, torch.float32, CPU)
