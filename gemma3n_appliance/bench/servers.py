@@ -86,10 +86,13 @@ def _started(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with _stopping(process):
+        try:
             url = f"http://127.0.0.1:{port}"
             _wait_for_a_token(url, model, process, began + START_S)
             yield Server(name, url, model, time.monotonic() - began)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -97,15 +100,6 @@ def _environment() -> dict[str, str]:
     named = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in named}
     return inherited | {"PYTHONPATH": str(PROJECT)}
-
-
-@contextmanager
-def _stopping(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _wait_for_a_token(url: str, model: str, process: subprocess.Popen[bytes], until: float) -> None:

@@ -16,7 +16,7 @@ from gemma3n_appliance.model import loader, reference
 from gemma3n_appliance.settings import Settings
 
 from . import oracle
-from .conftest import FULL, SLIDING, Probe, scatter_weights
+from .conftest import FULL, SLIDING, scatter_weights
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -68,13 +68,17 @@ def directory(model, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def text_parts(directory):
+    """What the probe is over."""
+    return reference.load(directory, AutoConfig.from_pretrained(directory), torch.float32, CPU)
+
+
 def test_every_kind_is_known():
     assert set(CONFIGS) == set(reference.OTHER_MODELS)
 
 
-def test_it_computes_in_slots_and_in_chunks_what_it_computes_alone(model, directory, prompt, assert_close):
-    config = AutoConfig.from_pretrained(directory)
-    probe = Probe(reference.load(directory, config, torch.float32, CPU))
+def test_it_computes_in_slots_and_in_chunks_what_it_computes_alone(model, probe, prompt, assert_close):
     assert probe.encoder is None
     texts = {3: prompt(2, 33), 0: prompt(3, 4), 2: prompt(4, 61)}
     begun = {slot: list(token_ids) for slot, token_ids in texts.items()}
@@ -89,9 +93,7 @@ def test_it_computes_in_slots_and_in_chunks_what_it_computes_alone(model, direct
         assert token_ids[len(begun[slot]) :] == wanted
 
 
-def test_a_prompt_that_begins_like_one_before_is_read_from_there(model, directory, prompt, assert_close):
-    config = AutoConfig.from_pretrained(directory)
-    probe = Probe(reference.load(directory, config, torch.float32, CPU))
+def test_a_prompt_that_begins_like_one_before_is_read_from_there(model, probe, prompt, assert_close):
     first = prompt(5, 40)
     probe.start(0, first)
     probe.runner.release(0)

@@ -65,10 +65,13 @@ def greedy(client: openai.OpenAI, number: int) -> str:
     return answer.choices[0].message.content
 
 
-def alone_and_together(client: openai.OpenAI) -> tuple[list[str], list[str]]:
-    alone = [greedy(client, number) for number in range(8)]
+def one_at_a_time(client: openai.OpenAI, numbers: range) -> list[str]:
+    return [greedy(client, number) for number in numbers]
+
+
+def eight_at_once(client: openai.OpenAI, numbers: range) -> list[str]:
     with concurrent.futures.ThreadPoolExecutor(8) as eight:
-        return alone, list(eight.map(functools.partial(greedy, client), range(8, 16)))
+        return list(eight.map(functools.partial(greedy, client), numbers))
 
 
 def test_both_engines_answer_the_same_one_at_a_time_and_eight_at_once(
@@ -79,7 +82,8 @@ def test_both_engines_answer_the_same_one_at_a_time_and_eight_at_once(
         Stack(directory, log, **options) as reference,
         openai.OpenAI(base_url=f"{reference.url}/v1", api_key="none", max_retries=0) as other,
     ):
-        assert alone_and_together(client) == alone_and_together(other)
+        assert one_at_a_time(client, range(8)) == one_at_a_time(other, range(8))
+        assert eight_at_once(client, range(8, 16)) == eight_at_once(other, range(8, 16))
     assert "engine=reference" in reference.log
 
 
@@ -88,9 +92,8 @@ def test_another_gemma_is_served_by_transformers_for_text_alone(another_gemma: P
         Stack(another_gemma, log, ENGINE="reference") as stack,
         openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client,
     ):
-        alone, _ = alone_and_together(client)
-        with concurrent.futures.ThreadPoolExecutor(8) as eight:
-            assert list(eight.map(functools.partial(greedy, client), range(8))) == alone
+        alone = one_at_a_time(client, range(8))
+        assert eight_at_once(client, range(8)) == alone
         assert len(set(alone)) > 1
         seen = [{"role": "user", "content": [image_part(picture())]}]
         with pytest.raises(openai.BadRequestError, match="does not take images"):
