@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .linear import Dense, Linear, Weights
+from .linear import Dense, Int8, Linear, Weights
 
 # For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
 _FEW = 4
-# Of fewer weights than that, all are multiplied by sooner than the live are found.
+# Of fewer weights than that (of down; where they are bytes, of gate and up), all are multiplied by sooner
+# than the live are found.
 _FEW_WEIGHTS = 1 << 17
+_FEW_BYTES = 1 << 22
 SPARSE = 0.9
 
 
@@ -33,8 +35,7 @@ class FeedForward:
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]`` for as many."""
         if self._live and len(x) <= _FEW:
-            gates = self._cut(self._live.gates(x))
-            return torch.stack([self._live.feed(*pair) for pair in zip(x, gates, strict=True)])
+            return self._live.feed(x, self._cut(self._live.gates(x)))
         gate, up = self.gate_and_up(x).chunk(2, dim=-1)
         if self.cutoff is not None:
             gate = self._cut(gate)
@@ -58,15 +59,41 @@ class _LiveNeurons:
         """Returns how excited every neuron is, ``[num_tokens, intermediate_size]``."""
         return functional.linear(x, self._gate)
 
-    def feed(self, x: Tensor, gate: Tensor) -> Tensor:
-        """Returns ``[hidden_size]``, for one token and its neurons, those at rest being zero."""
+    def feed(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Returns ``[num_tokens, hidden_size]``, for tokens and their neurons, those at rest being zero."""
+        return torch.stack([self._fed(*token) for token in zip(x, gates, strict=True)])
+
+    def _fed(self, x: Tensor, gate: Tensor) -> Tensor:
         live = gate.nonzero()[:, 0]
         chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(self._up[live], x)
         return torch.mv(self._down[live].t(), chosen)
 
 
-def _live_neurons(gate_and_up: Linear, down: Linear) -> _LiveNeurons | None:
-    """Returns None where what is small, quantised or on a GPU is quicker read as a whole."""
+class _LiveBytes:
+    """Does the same for bytes, but for what neurons are multiplied by: the kernel wants those by outputs."""
+
+    def __init__(self, gate_and_up: Int8, down: Linear) -> None:
+        self._gate, self._up = gate_and_up.halves()
+        self._down = down
+
+    def gates(self, x: Tensor) -> Tensor:
+        """See `_LiveNeurons`."""
+        return self._gate(x)
+
+    def feed(self, x: Tensor, gates: Tensor) -> Tensor:
+        """See `_LiveNeurons`."""
+        return self._down(torch.stack([self._chosen(*token) for token in zip(x, gates, strict=True)]))
+
+    def _chosen(self, x: Tensor, gate: Tensor) -> Tensor:
+        live = gate.nonzero()[:, 0]
+        chosen = functional.gelu(gate[live], approximate="tanh") * self._up.of(live)(x[None])[0]
+        return torch.zeros_like(gate).index_copy_(0, live, chosen)
+
+
+def _live_neurons(gate_and_up: Linear, down: Linear) -> _LiveNeurons | _LiveBytes | None:
+    """Returns None where what is small, of nibbles or on a GPU is quicker read as a whole."""
+    if isinstance(gate_and_up, Int8) and gate_and_up.device.type == "cpu":
+        return _LiveBytes(gate_and_up, down) if gate_and_up.num_bytes >= _FEW_BYTES else None
     if not isinstance(gate_and_up, Dense) or not isinstance(down, Dense):
         return None
     weight = down.weight

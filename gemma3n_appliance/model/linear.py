@@ -85,6 +85,11 @@ class Int8:
         self._scales = scales
 
     @property
+    def device(self) -> torch.device:
+        """Where the bytes are."""
+        return self._weight.device
+
+    @property
     def num_bytes(self) -> int:
         """What it takes in memory."""
         return self._weight.nbytes + self._scales.nbytes
@@ -99,6 +104,15 @@ class Int8:
     def unpacked(self, x: Tensor) -> Tensor:
         """Multiplies as usual, by bytes that are made numbers of for that."""
         return functional.linear(x, self._weight.to(x.dtype)) * self._scales.to(x.dtype)
+
+    def of(self, outputs: Tensor) -> "Int8":
+        """Returns what gives these of the outputs alone."""
+        return Int8(self._weight.index_select(0, outputs), self._scales.index_select(0, outputs))
+
+    def halves(self) -> tuple["Int8", "Int8"]:
+        """Returns what gives the first half of the outputs, and what gives the second; neither is a copy."""
+        first, second = zip(self._weight.chunk(2), self._scales.chunk(2), strict=True)
+        return Int8(*first), Int8(*second)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns rows."""

@@ -58,6 +58,7 @@ def neurons_at_rest_are_looked_for_in_small_models_too():
     """As in the large ones, where it is worth its while."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed_forward, "_FEW_WEIGHTS", 0)
+        patch.setattr(feed_forward, "_FEW_BYTES", 0)
         yield
 
 
