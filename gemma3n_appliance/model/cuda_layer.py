@@ -12,7 +12,7 @@ from .cuda_kernels import CudaKernels
 from .cuda_weights import ALIGNED_BYTES, Held, Packing
 from .feed_forward import SPARSE
 from .kv_cache import SLIDING, CacheStep
-from .layer import Layer, LayerShape
+from .layer import Layer, LayerInput, LayerShape
 from .linear import GROUP, Dense, Int8, Linear, Weights
 from .rotation import Rotation
 
@@ -46,7 +46,7 @@ class CudaLayer(Layer):
             self._kernels.spread(rows, rows[:, -1], self._per_layer_norm.weight)
         return rows
 
-    def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
+    def forward(self, rows: Tensor, per_layer: LayerInput, step: CacheStep, rotation: Rotation) -> Tensor:
         """See `Layer`; overwrites ``rows``."""
         if len(rows) == 1 and self._held:
             return self._forward_one(self._held, rows, per_layer, step, rotation)
@@ -61,7 +61,7 @@ class CudaLayer(Layer):
         fed = self._feed_forward
         down = fed.down(kernels.activate(fed.gate_and_up(following), fed.cutoff))
         kernels.correct(rows, gated, down, self._ffn_output_norm.weight, *router, self._correction)
-        chosen = _ours(self._per_layer_gate).chosen(rows[:, 0], per_layer)
+        chosen = _ours(self._per_layer_gate).chosen(rows[:, 0], per_layer())
         kernels.spread(rows, self._per_layer(chosen), self._per_layer_norm.weight)
         return rows
 
@@ -74,7 +74,7 @@ class CudaLayer(Layer):
         self._rotate_to_cache(projected, norm, step, rotation, 0, 2 * self.shape.num_kv_heads)
 
     def _forward_one(
-        self, held: "_Holdings", rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation
+        self, held: "_Holdings", rows: Tensor, per_layer: LayerInput, step: CacheStep, rotation: Rotation
     ) -> Tensor:
         kernels, router = self._kernels.of_one, (self._router, self._router_norm.weight)
         mixed, normed, projected = kernels.inputs(
@@ -90,7 +90,7 @@ class CudaLayer(Layer):
             self._ffn_output_norm.weight,
             (*router, self._correction),
             held.per_layer_gate,
-            per_layer,
+            per_layer(),
             rows,
         )
         self._kernels.multiply(chosen, held.per_layer, out=rows[:, -1])

@@ -4,10 +4,7 @@ What it computes is transformers' ``Gemma3nTextModel``. What it leaves out: in a
 last that owns keys and values runs for the last token only, because nothing else of theirs is ever read.
 """
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,13 +15,14 @@ from .embeddings import Embeddings, TokenEmbedder
 from .kv_cache import FULL, SLIDING, CacheStep
 from .layer import HALF_POWER, NUM_STREAMS, Layer, LayerShape, shapes
 from .linear import Weights
+from .part import Part
 from .per_layer_table import PerLayerTable
 from .rms_norm import RMSNorm
 from .rotation import Rotation
+from .sending import sent
 from .static_step import StaticStep
 from .streams import Streams
-
-_FEW = 64
+from .tokens import HeldRows, PromptRows, Tokens
 
 # Of a layer's shape and weights, and whether what corrects the streams is scaled.
 MakeLayer = Callable[[LayerShape, Weights, bool], Layer]
@@ -60,8 +58,8 @@ class Decoder:
             weights("per_layer_projection_norm.weight") * HALF_POWER, config.rms_norm_eps * config.hidden_size
         )
         width = config.hidden_size_per_layer_input
-        self._lower = _Part("lower", layers[:num_lower], weights, norm, width)
-        self._upper = _Part("upper", layers[num_lower:], weights, norm, width)
+        self._lower = Part("lower", layers[:num_lower], weights, norm, width)
+        self._upper = Part("upper", layers[num_lower:], weights, norm, width)
         self._kinds = sorted(set(config.layer_types))
         self._frequencies = self._frequency_table()
         self._heads = {kind: self._heads_of(row) for row, kind in enumerate(self._kinds)}
@@ -106,7 +104,7 @@ class Decoder:
 
         ``rows`` is what `table_rows` has of them. Asks the host for nothing.
         """
-        return self._decode(Tokens(self._embedder.of_text(ids), rows.to(self.dtype)), step)
+        return self._decode(Tokens(self._embedder.of_text(ids), HeldRows(rows.to(self.dtype))), step)
 
     def is_text(self, token_ids: Sequence[int]) -> bool:
         """Whether no tower embeds any of these ids."""
@@ -116,7 +114,7 @@ class Decoder:
         """Returns tokens' rows of the per-layer table, on the host: ``[num_tokens, num_layers * width]``."""
         return self._table.rows(token_ids, out)
 
-    def _decode(self, tokens: "Tokens", step: CacheStep | StaticStep) -> Tensor:
+    def _decode(self, tokens: Tokens, step: CacheStep | StaticStep) -> Tensor:
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
         streams = self._upper.run(streams, tokens, step, rotation)
@@ -131,20 +129,14 @@ class Decoder:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
         return self._embedder.weight(last_state)
 
-    def _tokens(self, embeddings: Embeddings) -> "Tokens":
+    def _tokens(self, embeddings: Embeddings) -> Tokens:
         """Returns what the layers are given of these tokens, with their rows of the per-layer table."""
         hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
-        if len(ids) <= _FEW:
-            return Tokens(hidden, self._on_device(self.table_rows(ids)))
-        # A text repeats itself: of what it is made of there is less to read.
-        unique, places = torch.unique(torch.tensor(ids), return_inverse=True)
-        rows = self._on_device(self.table_rows(unique.tolist()))
-        return Tokens(hidden, rows.index_select(0, places.to(self.device)))
+        if len(ids) > len(embeddings.token_ids):
+            return Tokens(hidden, PromptRows(self._table, ids, self.dtype, self.device))
+        return Tokens(hidden, HeldRows(sent(self.table_rows(ids), self.device).to(self.dtype)))
 
-    def _on_device(self, rows: Tensor) -> Tensor:
-        return rows.to(self.device, non_blocking=True).to(self.dtype)
-
-    def _remember(self, tokens: "Tokens", step: CacheStep) -> Tensor:
+    def _remember(self, tokens: Tokens, step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
@@ -152,7 +144,7 @@ class Decoder:
         last.remember(streams, step, rotation[last.shape.layer_type])
         return streams
 
-    def _expand(self, tokens: "Tokens") -> Tensor:
+    def _expand(self, tokens: Tokens) -> Tensor:
         """Returns ``[num_tokens, 5, hidden_size]``: the streams, as they begin."""
         return self._streams.begin(tokens.hidden, self._projections(tokens.hidden))
 
@@ -182,59 +174,6 @@ class Decoder:
         num_turned = self.config.num_attention_heads + self.config.num_key_value_heads
         rows = [row] * num_turned + [len(self._kinds)] * self.config.num_key_value_heads
         return torch.tensor(rows, device=self.device)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Embeddings ``[num_tokens, hidden_size]``, and the table's rows ``[num_tokens, num_layers * width]``."""
-
-    hidden: Tensor
-    rows: Tensor
-
-    def last(self) -> "Tokens":
-        """Returns the last one alone."""
-        return Tokens(self.hidden[-1:], self.rows[-1:])
-
-
-class _Part:
-    """Layers that run one after the other, and what makes their per-layer inputs."""
-
-    def __init__(
-        self, name: str, layers: Sequence[Layer], weights: Weights, norm: RMSNorm, width: int
-    ) -> None:
-        """``layers`` follow each other; ``width`` is what each is given of a token."""
-        self.layers = layers
-        self._norm = norm
-        self._width = width
-        if not layers:
-            return
-        for before, layer in itertools.pairwise(layers):
-            layer.follow(before)
-        start = layers[0].shape.index * width
-        self._columns = slice(start, start + len(layers) * width)
-        self._projection = weights.linear(
-            f"per_layer_inputs.{name}",
-            # Copied: of a view, the whole would stay in memory.
-            lambda: weights("per_layer_model_projection.weight")[self._columns].clone(),
-            fine=True,
-        )
-
-    def run(
-        self, streams: Tensor, tokens: "Tokens", step: CacheStep, rotation: dict[str, Rotation]
-    ) -> Tensor:
-        """Runs ``[num_tokens, 5, hidden_size]`` through the layers."""
-        if not self.layers:
-            return streams
-        per_layer = self._inputs(tokens)
-        for number, layer in enumerate(self.layers):
-            streams = layer.forward(streams, per_layer[:, number], step, rotation[layer.shape.layer_type])
-        return self.layers[-1].finish(streams)
-
-    def _inputs(self, tokens: "Tokens") -> Tensor:
-        """Returns ``[num_tokens, num_layers, width]``."""
-        projected = self._projection(tokens.hidden).unflatten(1, (-1, self._width))
-        rows = tokens.rows[:, self._columns].unflatten(1, (-1, self._width))
-        return torch.add(self._norm(projected), rows, alpha=math.sqrt(self._width) * HALF_POWER)
 
 
 def require_supported(config: Gemma3nTextConfig) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .linear import TiedLinear
+from .sending import sent
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ class TokenEmbedder:
     def embed(self, token_ids: Sequence[Sequence[int]]) -> Embeddings:
         """Embeds ``[batch, num_new]`` ids."""
         on_host = torch.tensor(token_ids)
-        ids = on_host.to(self.device)
-        hidden = self.of_text(ids)
+        hidden = self.of_text(sent(on_host, self.device))
         for special in self._ranges:
             inside = (on_host >= special.start) & (on_host < special.end)
             if inside.any():
-                rows = inside.to(ids.device)
-                hidden[rows] = special.embed(ids[rows]).to(hidden.dtype)
+                embedded = special.embed(sent(on_host[inside], self.device)).to(hidden.dtype)
+                places = sent(inside.flatten().nonzero()[:, 0], self.device)
+                hidden.view(-1, hidden.shape[-1]).index_copy_(0, places, embedded)
         return Embeddings(hidden, token_ids)
 
     def of_text(self, ids: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import Gemma3nTextConfig
 
+from .sending import sent
+
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
@@ -157,7 +159,7 @@ class CacheStep:
     @cached_property
     def positions(self) -> Tensor:
         """The new ones, int64 ``[batch, num_new]``, where the cache is."""
-        first = torch.tensor(self.starts, device=self.cache.device)
+        first = sent(self.starts, self.cache.device)
         return first[:, None] + torch.arange(self.num_new, device=self.cache.device)
 
     @property
@@ -168,7 +170,7 @@ class CacheStep:
     @cached_property
     def slot_ids(self) -> Tensor:
         """The slots, int64 ``[batch]``, where the cache is."""
-        return torch.tensor(self.slots, device=self.cache.device)
+        return sent(self.slots, self.cache.device)
 
     @cached_property
     def spans(self) -> dict[str, Span]:

@@ -25,6 +25,10 @@ NUM_STREAMS = 4
 NUM_ROWS = NUM_STREAMS + 1
 HALF_POWER = math.sqrt(0.5)
 
+# Returns what a layer is given of each token, ``[num_tokens, width]``: it may have to be read, and is asked
+# for when a GPU has enough to do until then.
+LayerInput = Callable[[], Tensor]
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -148,11 +152,8 @@ class Layer:
         """Returns the streams, when no layer follows, with all that this one has left to the next."""
         return rows
 
-    def forward(self, rows: Tensor, per_layer: Tensor, step: CacheStep, rotation: Rotation) -> Tensor:
-        """Runs ``[num_tokens, 5, hidden_size]`` through the layer, and may overwrite them.
-
-        ``per_layer`` is ``[num_tokens, width]``, the tokens' input to this layer.
-        """
+    def forward(self, rows: Tensor, per_layer: LayerInput, step: CacheStep, rotation: Rotation) -> Tensor:
+        """Runs ``[num_tokens, 5, hidden_size]`` through the layer, and may overwrite them."""
         rows = self._predict(rows)
         active = rows[:, 0]
         normed = self._input_norm(active)
@@ -168,7 +169,7 @@ class Layer:
         last = torch.add(gated, self._ffn_output_norm(fed), out=rows[:, -1])
         rows = self._correct(rows, last)
         gate = self._per_layer_gate(rows[:, 0])
-        chosen = functional.gelu(gate, approximate="tanh") * per_layer
+        chosen = functional.gelu(gate, approximate="tanh") * per_layer()
         added = self._per_layer_norm(self._per_layer(chosen))
         rows[:, 1:NUM_STREAMS].add_(added[:, None])
         return rows

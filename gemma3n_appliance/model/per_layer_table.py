@@ -34,8 +34,11 @@ class PerLayerTable:
         # Rows are where tokens are: what lies beside one is not wanted next.
         os.posix_fadvise(self._descriptor, place.offset, self.num_bytes, os.POSIX_FADV_RANDOM)
 
-    def _empty(self, num_rows: int) -> Tensor:
-        return torch.empty(num_rows, self._row_length, dtype=self._dtype, pin_memory=self._is_pinned)
+    def announce(self, ids: Sequence[int]) -> None:
+        """Has rows brought from the disk, all at once: one after the other, 512 of them take a second."""
+        for token_id in ids:
+            place = self._offset + self._behind(token_id)
+            os.posix_fadvise(self._descriptor, place, self._row_bytes, os.POSIX_FADV_WILLNEED)
 
     def rows(self, ids: Sequence[int], out: Tensor | None = None) -> Tensor:
         """Returns ``[len(ids), row length]`` in the file's dtype; ids beyond the table mean row 0.
@@ -43,14 +46,25 @@ class PerLayerTable:
         Raises:
             EngineError: the file cannot be read, or was cut short.
         """
-        rows = self._empty(len(ids)) if out is None else out
-        places = [
-            self._offset + (token_id if token_id < self.num_rows else 0) * self._row_bytes for token_id in ids
-        ]
-        # Asked for all at once: one after the other, 512 rows take a second from a disk.
-        for place in places:
-            os.posix_fadvise(self._descriptor, place, self._row_bytes, os.POSIX_FADV_WILLNEED)
-        for row, place in zip(rows.view(torch.uint8).numpy(), places, strict=True):
-            if os.preadv(self._descriptor, [row], place) != self._row_bytes:
+        self.announce(ids)
+        whole = self._empty(len(ids), self._row_length) if out is None else out
+        return self._filled(whole, ids, 0)
+
+    def columns(self, ids: Sequence[int], columns: slice) -> Tensor:
+        """Returns the same from one number of a row to another; whoever comes back for more announces it."""
+        return self._filled(self._empty(len(ids), columns.stop - columns.start), ids, columns.start)
+
+    def _filled(self, rows: Tensor, ids: Sequence[int], start: int) -> Tensor:
+        """Reads each row, from its number ``start`` on, as far as there is room for."""
+        first = self._offset + start * self._dtype.itemsize
+        for row, token_id in zip(rows.view(torch.uint8).numpy(), ids, strict=True):
+            if os.preadv(self._descriptor, [row], first + self._behind(token_id)) != row.size:
                 raise EngineError(f"{self._path} was changed while it is served: restart the server.")
         return rows
+
+    def _behind(self, token_id: int) -> int:
+        """Returns how far a row is behind the first."""
+        return (token_id if token_id < self.num_rows else 0) * self._row_bytes
+
+    def _empty(self, num_rows: int, length: int) -> Tensor:
+        return torch.empty(num_rows, length, dtype=self._dtype, pin_memory=self._is_pinned)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engine.request import Image, Media
 from ..errors import InvalidRequestError
+from .sending import sent
 
 
 class MediaEncoder(Protocol):
@@ -60,7 +61,8 @@ class SoftTokens:
         if self._features is None:
             self._features = encode(self)
         sources, targets = zip(*share, strict=True)
-        hidden[[target - start for target in targets]] = self._features[list(sources)].to(hidden.dtype)
+        features = self._features.index_select(0, sent(sources, hidden.device)).to(hidden.dtype)
+        hidden.index_copy_(0, sent([target - start for target in targets], hidden.device), features)
 
 
 def ids(token_ids: Sequence[int], media: Sequence[SoftTokens]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -47,6 +47,7 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.by_name: Counter[str] = Counter()
         self.from_host = 0
+        self.waited_for = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -55,7 +56,9 @@ class Launches(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         if isinstance(result, torch.Tensor) and result.device == NOWHERE:
-            self.from_host += any(x.device != NOWHERE for x in given)
+            is_from_host = any(x.device != NOWHERE for x in given)
+            self.from_host += is_from_host
+            self.waited_for += is_from_host and not (kwargs or {}).get("non_blocking", False)
         return result
 
 
@@ -67,6 +70,12 @@ class Table:
 
     def rows(self, ids: list[int], _out: torch.Tensor | None = None) -> torch.Tensor:
         return torch.empty(len(ids), self._row_length, dtype=torch.bfloat16)
+
+    def announce(self, ids: list[int]) -> None:
+        pass
+
+    def columns(self, ids: list[int], columns: slice) -> torch.Tensor:
+        return torch.empty(len(ids), columns.stop - columns.start, dtype=torch.bfloat16)
 
 
 class Weights:
@@ -117,8 +126,8 @@ def decoder(config) -> Decoder:
 
 
 def cache_of(config: Gemma3nTextConfig, *lengths: int) -> KVCache:
-    cache = KVCache(config, len(lengths), 64, NOWHERE, torch.bfloat16)
-    cache.reserve(64)
+    cache = KVCache(config, len(lengths), 256, NOWHERE, torch.bfloat16)
+    cache.reserve(256)
     cache.lengths[:] = lengths
     return cache
 
@@ -132,6 +141,15 @@ def test_a_decode_step_launches_few_kernels_and_waits_for_none(config, decoder, 
         step = cache.step(range(len(lengths)), 1)
         decoder.logits(decoder.forward(decoder.embed([[5]] * len(lengths)), step))
     assert launches.by_name.total() <= 1400, launches.by_name.most_common()
+
+
+@torch.inference_mode()
+def test_what_a_chunk_of_a_prompt_brings_from_the_host_is_not_waited_for(config, decoder):
+    cache = cache_of(config, 50)
+    with Launches() as launches:
+        decoder.remember(decoder.embed([[5, 6] * 50]), cache.step([0], 100))
+    assert launches.from_host >= 3  # ids and rows, at least
+    assert not launches.waited_for
 
 
 @pytest.mark.parametrize("window", [512, 16], ids=["all is in the window", "some is behind it"])
