@@ -6,12 +6,11 @@ from torch.nn import functional
 
 from .linear import Dense, Int8, Linear, Weights
 
-# For so few tokens and neurons, fetching the weights of the live ones is quicker than reading all.
-_FEW = 4
-# Of fewer weights than that (of down; where they are bytes, of gate and up), all are multiplied by sooner
-# than the live are found.
-_FEW_WEIGHTS = 1 << 17
-_FEW_BYTES = 1 << 22
+# For so few tokens at most, fetching the weights of the live neurons is quicker than reading all; and of no
+# more than down has so many bytes for each. Where it is bytes, gate and up must have so many for all.
+_FEW = 8
+_BYTES_FOR_A_TOKEN = 1 << 19
+_BYTES_FOR_ALL = 1 << 22
 SPARSE = 0.9
 
 
@@ -34,7 +33,7 @@ class FeedForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]`` for as many."""
-        if self._live and len(x) <= _FEW:
+        if self._live and len(x) <= self._live.most_tokens:
             return self._live.feed(x, self._cut(self._live.gates(x)))
         gate, up = self.gate_and_up(x).chunk(2, dim=-1)
         if self.cutoff is not None:
@@ -52,12 +51,14 @@ class _LiveNeurons:
 
     def __init__(self, gate_and_up: Tensor, down: Tensor) -> None:
         """``down`` is best laid out so that a neuron's column lies in one piece."""
-        self._gate, self._up = gate_and_up.chunk(2)
+        gate, self._up = gate_and_up.chunk(2)
+        self._gate = Dense(gate)
         self._down = down.t()
+        self.most_tokens = min(_FEW, down.nbytes // _BYTES_FOR_A_TOKEN)
 
     def gates(self, x: Tensor) -> Tensor:
         """Returns how excited every neuron is, ``[num_tokens, intermediate_size]``."""
-        return functional.linear(x, self._gate)
+        return self._gate(x)
 
     def feed(self, x: Tensor, gates: Tensor) -> Tensor:
         """Returns ``[num_tokens, hidden_size]``, for tokens and their neurons, those at rest being zero."""
@@ -65,8 +66,9 @@ class _LiveNeurons:
 
     def _fed(self, x: Tensor, gate: Tensor) -> Tensor:
         live = gate.nonzero()[:, 0]
-        chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(self._up[live], x)
-        return torch.mv(self._down[live].t(), chosen)
+        up, down = self._up.index_select(0, live), self._down.index_select(0, live)
+        chosen = functional.gelu(gate[live], approximate="tanh") * torch.mv(up, x)
+        return torch.mv(down.t(), chosen)
 
 
 class _LiveBytes:
@@ -75,6 +77,7 @@ class _LiveBytes:
     def __init__(self, gate_and_up: Int8, down: Linear) -> None:
         self._gate, self._up = gate_and_up.halves()
         self._down = down
+        self.most_tokens = _FEW
 
     def gates(self, x: Tensor) -> Tensor:
         """See `_LiveNeurons`."""
@@ -93,11 +96,15 @@ class _LiveBytes:
 def _live_neurons(gate_and_up: Linear, down: Linear) -> _LiveNeurons | _LiveBytes | None:
     """Returns None where what is small, of nibbles or on a GPU is quicker read as a whole."""
     if isinstance(gate_and_up, Int8) and gate_and_up.device.type == "cpu":
-        return _LiveBytes(gate_and_up, down) if gate_and_up.num_bytes >= _FEW_BYTES else None
+        return _LiveBytes(gate_and_up, down) if gate_and_up.num_bytes >= _BYTES_FOR_ALL else None
     if not isinstance(gate_and_up, Dense) or not isinstance(down, Dense):
         return None
     weight = down.weight
-    if weight.device.type != "cpu" or weight.numel() < _FEW_WEIGHTS or not _is_quick_by_columns(weight.dtype):
+    if (
+        weight.device.type != "cpu"
+        or weight.nbytes < _BYTES_FOR_A_TOKEN
+        or not _is_quick_by_columns(weight.dtype)
+    ):
         return None
     down.weight = weight.t().contiguous().t()
     return _LiveNeurons(gate_and_up.weight, down.weight)

@@ -4,6 +4,7 @@ A decode step costs what it reads: half of that in bytes, a third in nibbles. Th
 which a board has without a compiler; they are given bfloat16, whatever the model computes in.
 """
 
+import platform
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 GROUP = 32
+# On a CPU, torch multiplies float32 by MKL, which takes up to three times as long as oneDNN for few rows and
+# large weights, on an AMD EPYC at least: of one row, it works with one thread.
+_FEW_ROWS = 32
+_MANY_WEIGHTS = 1 << 18
+# Arm's oneDNN was not measured, and a Jetson's CPU multiplies next to nothing.
+_HAS_ONEDNN = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 # For more tokens than that, unpacking bytes once and multiplying as usual is quicker, on a CPU at least.
 # Nibbles stay packed: in the kernel's order, only the kernel reads them.
 _FEW_TOKENS = 64
@@ -70,11 +77,23 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiplies."""
+        if len(x) <= _FEW_ROWS and self._is_quicker_by_onednn():
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
         return functional.linear(x, self.weight)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns rows."""
         return functional.embedding(ids, self.weight).to(dtype)
+
+    def _is_quicker_by_onednn(self) -> bool:
+        weight = self.weight
+        return (
+            weight.dtype == torch.float32
+            and weight.is_cpu
+            and _HAS_ONEDNN
+            and weight.numel() >= _MANY_WEIGHTS
+            and weight.is_contiguous()
+        )
 
 
 class Int8:

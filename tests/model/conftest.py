@@ -15,7 +15,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, PreTrainedModel
 
 from gemma3n_appliance.demo import architecture, checkpoint, vocabulary
 from gemma3n_appliance.engine.request import GenerationRequest, Media, Sampling
-from gemma3n_appliance.model import feed_forward, native, part, reference
+from gemma3n_appliance.model import feed_forward, linear, native, part, reference
 from gemma3n_appliance.model.cuda_graph import GraphRecorder
 from gemma3n_appliance.model.encoders import Encoders
 from gemma3n_appliance.model.kv_cache import KVCache
@@ -55,11 +55,12 @@ SHAPES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def small_models_are_computed_as_large_ones():
-    """Neurons at rest are looked for, and a prompt's rows of the table are read in two parts."""
+    """By oneDNN, but for neurons at rest, and of a prompt's rows of the table a part before the rest."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "_MANY_WEIGHTS", 0)
         patch.setattr(part, "_FIRST_LAYERS", 1)
-        patch.setattr(feed_forward, "_FEW_WEIGHTS", 0)
-        patch.setattr(feed_forward, "_FEW_BYTES", 0)
+        patch.setattr(feed_forward, "_BYTES_FOR_A_TOKEN", 1)
+        patch.setattr(feed_forward, "_BYTES_FOR_ALL", 0)
         yield
 
 

@@ -12,7 +12,7 @@ from .conftest import distance
 
 HIDDEN, SMALL, LARGE, HUGE = 64, 128, 2048, 32768
 # As it is served, before other tests' fixture lowers it.
-FEW = {name: getattr(feed_forward, name) for name in ("_FEW_WEIGHTS", "_FEW_BYTES")}
+FEW = {name: getattr(feed_forward, name) for name in ("_BYTES_FOR_A_TOKEN", "_BYTES_FOR_ALL")}
 
 
 class Weights:
@@ -58,11 +58,13 @@ def as_it_is_served(monkeypatch):
     ("num_neurons", "dtype", "has_bfloat16", "num_tokens", "wanted"),
     [
         (LARGE, torch.float32, False, 1, 1),
-        (LARGE, torch.float32, False, 4, 4),
-        (LARGE, torch.float32, False, 5, 0),
+        (LARGE, torch.float32, False, 2, 0),
+        (HUGE, torch.float32, False, 8, 8),
+        (HUGE, torch.float32, False, 9, 0),
         (SMALL, torch.float32, False, 1, 0),
-        (LARGE, torch.bfloat16, True, 1, 1),
-        (LARGE, torch.bfloat16, False, 1, 0),
+        (HUGE, torch.bfloat16, True, 8, 8),
+        (LARGE, torch.bfloat16, True, 1, 0),
+        (HUGE, torch.bfloat16, False, 1, 0),
     ],
 )
 @torch.inference_mode()
@@ -83,8 +85,8 @@ def test_live_neurons_are_looked_for_where_that_is_quicker(
     ("num_neurons", "bits", "num_tokens", "wanted"),
     [
         (HUGE, "int8", 1, 1),
-        (HUGE, "int8", 4, 4),
-        (HUGE, "int8", 5, 0),
+        (HUGE, "int8", 8, 8),
+        (HUGE, "int8", 9, 0),
         (LARGE, "int8", 1, 0),
         (HUGE, "int4", 1, 0),
     ],
