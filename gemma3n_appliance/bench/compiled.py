@@ -18,20 +18,12 @@ class CompileRecorder:
 
     def __call__(self, compute: Callable[[], Computed]) -> Callable[[], Computed]:
         """Returns what does ``compute`` again, from tensors that stay in their places."""
-        made_of: dict[object, Callable[..., Tensor]] = {torch.ops.aten.mm.default: _multiply}
-        if torch.backends.mkldnn.is_available():
-            made_of[torch.ops.mkldnn._linear_pointwise.default] = _linear
         # Run, not read: the compiler would find every layer's Python to be another, and give up after eight.
-        recorded = make_fx(lambda: compute(), made_of)()
+        recorded = make_fx(lambda: compute(), {torch.ops.aten.mm.default: _multiply})()
         # It would ask in each step whether a thousand tensors still are what they were.
         options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "size_asserts": False}
         replay: Callable[[], Computed] = torch.compile(recorded, fullgraph=True, options=options)
         return replay
-
-
-def _linear(rows: Tensor, weight: Tensor, *_: object) -> Tensor:
-    """Multiplies as anything does: for one of oneDNN's products, the compiler wants weights it has packed."""
-    return rows @ weight.t()
 
 
 def _multiply(rows: Tensor, factor: Tensor) -> Tensor:

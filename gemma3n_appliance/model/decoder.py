@@ -86,14 +86,13 @@ class Decoder:
         Raises:
             ValueError: several tokens of several slots, which nobody asks for.
         """
-        tokens = self._tokens(embeddings)
         if step.num_new == 1:
-            return self._decode(tokens, step)
+            return self._decode(self._single(embeddings.hidden.flatten(0, 1), embeddings.flat_ids), step)
         if len(step.slots) > 1:
             raise ValueError("A prompt is read for one slot at a time.")
-        streams = self._remember(tokens, step)[-1:]
-        step = step.last()
-        return self._gather(self._upper.run(streams, tokens.last(), step, self._rotation(step)))
+        streams = self._remember(embeddings, step)[-1:]
+        step, last = step.last(), self._single(embeddings.hidden[0, -1:], embeddings.flat_ids[-1:])
+        return self._gather(self._upper.run(streams, last, step, self._rotation(step)))
 
     def decode(self, token_ids: Sequence[int], step: CacheStep) -> Tensor:
         """See `parts.TextDecoder`."""
@@ -123,21 +122,21 @@ class Decoder:
 
     def remember(self, embeddings: Embeddings, step: CacheStep) -> None:
         """Runs tokens of a prompt that goes on: their keys and values are all that is left of them."""
-        self._remember(self._tokens(embeddings), step)
+        self._remember(embeddings, step)
 
     def logits(self, last_state: Tensor) -> Tensor:
         """Returns logits ``[batch, vocab_size]``, before they are capped."""
         return self._embedder.weight(last_state)
 
-    def _tokens(self, embeddings: Embeddings) -> Tokens:
-        """Returns what the layers are given of these tokens, with their rows of the per-layer table."""
-        hidden, ids = embeddings.hidden.flatten(0, 1), embeddings.flat_ids
-        if len(ids) > len(embeddings.token_ids):
-            return Tokens(hidden, PromptRows(self._table, ids, self.dtype, self.device))
+    def _single(self, hidden: Tensor, ids: Sequence[int]) -> Tokens:
+        """Returns what the layers are given of one token of each slot, or of a prompt's last."""
         return Tokens(hidden, HeldRows(sent(self.table_rows(ids), self.device).to(self.dtype)))
 
-    def _remember(self, tokens: Tokens, step: CacheStep) -> Tensor:
+    def _remember(self, embeddings: Embeddings, step: CacheStep) -> Tensor:
         """Computes keys and values; returns what enters the last layer that owns any."""
+        ids, columns = embeddings.flat_ids, self._lower.columns
+        rows = PromptRows(self._table, ids, columns, self.dtype, self.device)
+        tokens = Tokens(embeddings.hidden.flatten(0, 1), rows)
         rotation = self._rotation(step)
         streams = self._lower.run(self._expand(tokens), tokens, step, rotation)
         last = self._upper.layers[0]

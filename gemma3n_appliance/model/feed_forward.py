@@ -6,11 +6,11 @@ from torch.nn import functional
 
 from .linear import Dense, Int8, Linear, Weights
 
-# For so few tokens at most, fetching the weights of the live neurons is quicker than reading all; and of no
-# more than down has so many bytes for each. Where it is bytes, gate and up must have so many for all.
+# For so few tokens at most, fetching the weights of the live neurons is quicker than reading all. Of numbers,
+# down has to have so many bytes for each token; of bytes, gate and up so many for all.
 _FEW = 8
-_BYTES_FOR_A_TOKEN = 1 << 19
-_BYTES_FOR_ALL = 1 << 22
+_BYTES_OF_DOWN = 1 << 19
+_BYTES_OF_BOTH = 1 << 22
 SPARSE = 0.9
 
 
@@ -54,7 +54,7 @@ class _LiveNeurons:
         gate, self._up = gate_and_up.chunk(2)
         self._gate = Dense(gate)
         self._down = down.t()
-        self.most_tokens = min(_FEW, down.nbytes // _BYTES_FOR_A_TOKEN)
+        self.most_tokens = min(_FEW, down.nbytes // _BYTES_OF_DOWN)
 
     def gates(self, x: Tensor) -> Tensor:
         """Returns how excited every neuron is, ``[num_tokens, intermediate_size]``."""
@@ -96,13 +96,13 @@ class _LiveBytes:
 def _live_neurons(gate_and_up: Linear, down: Linear) -> _LiveNeurons | _LiveBytes | None:
     """Returns None where what is small, of nibbles or on a GPU is quicker read as a whole."""
     if isinstance(gate_and_up, Int8) and gate_and_up.device.type == "cpu":
-        return _LiveBytes(gate_and_up, down) if gate_and_up.num_bytes >= _BYTES_FOR_ALL else None
+        return _LiveBytes(gate_and_up, down) if gate_and_up.num_bytes >= _BYTES_OF_BOTH else None
     if not isinstance(gate_and_up, Dense) or not isinstance(down, Dense):
         return None
     weight = down.weight
     if (
         weight.device.type != "cpu"
-        or weight.nbytes < _BYTES_FOR_A_TOKEN
+        or weight.nbytes < _BYTES_OF_DOWN
         or not _is_quick_by_columns(weight.dtype)
     ):
         return None

@@ -17,8 +17,8 @@ GROUP = 32
 # large weights, on an AMD EPYC at least: of one row, it works with one thread.
 _FEW_ROWS = 32
 _MANY_WEIGHTS = 1 << 18
-# Arm's oneDNN was not measured, and a Jetson's CPU multiplies next to nothing.
-_HAS_ONEDNN = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
+# Arm's was not measured, and a Jetson's CPU multiplies next to nothing.
+_HAS_QUICK_ONEDNN = platform.machine() == "x86_64" and torch.backends.mkldnn.is_available()
 # For more tokens than that, unpacking bytes once and multiplying as usual is quicker, on a CPU at least.
 # Nibbles stay packed: in the kernel's order, only the kernel reads them.
 _FEW_TOKENS = 64
@@ -90,7 +90,7 @@ class Dense:
         return (
             weight.dtype == torch.float32
             and weight.is_cpu
-            and _HAS_ONEDNN
+            and _HAS_QUICK_ONEDNN
             and weight.numel() >= _MANY_WEIGHTS
             and weight.is_contiguous()
         )

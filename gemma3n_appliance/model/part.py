@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -22,25 +22,28 @@ _FIRST_LAYERS = 4
 
 
 class Part:
-    """Layers that run one after the other, and what makes their per-layer inputs."""
+    """Layers that run one after the other, and what makes their per-layer inputs.
+
+    ``columns`` are theirs of a row of the table.
+    """
 
     def __init__(
         self, name: str, layers: Sequence[Layer], weights: Weights, norm: RMSNorm, width: int
     ) -> None:
         """``layers`` follow each other; ``width`` is what each is given of a token."""
         self.layers = layers
+        self.columns = slice(0, 0)
         self._norm = norm
         self._width = width
         if not layers:
             return
         for before, layer in itertools.pairwise(layers):
             layer.follow(before)
-        start = layers[0].shape.index * width
-        columns = slice(start, start + len(layers) * width)
+        self.columns = self._columns(0, len(layers))
         self._projection = weights.linear(
             f"per_layer_inputs.{name}",
             # Copied: of a view, the whole would stay in memory.
-            lambda: weights("per_layer_model_projection.weight")[columns].clone(),
+            lambda: weights("per_layer_model_projection.weight")[self.columns].clone(),
             fine=True,
         )
 
@@ -51,40 +54,27 @@ class Part:
         if not self.layers:
             return streams
         inputs = self._inputs(tokens)
-        for number, layer in enumerate(self.layers):
-            of_layer = partial(inputs.of, number)
-            streams = layer.forward(streams, of_layer, step, rotation[layer.shape.layer_type])
+        for layer in self.layers:
+            streams = layer.forward(streams, partial(next, inputs), step, rotation[layer.shape.layer_type])
         return self.layers[-1].finish(streams)
 
-    def _inputs(self, tokens: Tokens) -> "_Inputs":
+    def _inputs(self, tokens: Tokens) -> Iterator[Tensor]:
+        """Returns what each layer is given in turn; what has to be read, once it is asked for."""
         projected = self._norm(self._projection(tokens.hidden).unflatten(1, (-1, self._width)))
-        return _Inputs(projected, tokens.rows, self.layers[0].shape.index)
-
-
-class _Inputs:
-    """What layers are given of each token; of a prompt's, made when the first of some layers asks for it."""
-
-    def __init__(self, projected: Tensor, rows: Rows, first: int) -> None:
-        """``projected`` is ``[num_tokens, num_layers, width]``, for layers from ``first`` on."""
-        self._projected = projected
-        self._rows = rows
-        self._first = first
-        self._made = projected[:, :0]
-        self._start = self._stop = 0
+        rows, num_layers = tokens.rows, len(self.layers)
         if rows.are_here:
-            self._make_until(projected.shape[1])
+            return iter(self._given(projected, rows, 0, num_layers))
+        bounds = sorted({0, min(_FIRST_LAYERS, num_layers), num_layers})
+        given = (self._given(projected, rows, *some) for some in itertools.pairwise(bounds))
+        return itertools.chain.from_iterable(given)
 
-    def of(self, number: int) -> Tensor:
-        """Returns ``[num_tokens, width]``; layers ask in turn, the first being number 0."""
-        if number == self._stop:
-            num_layers = self._projected.shape[1]
-            self._make_until(num_layers if number else min(_FIRST_LAYERS, num_layers))
-        return self._made[:, number - self._start]
+    def _given(self, projected: Tensor, rows: Rows, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Returns ``[num_tokens, width]`` for each of some layers; ``projected`` is for all."""
+        looked_up = rows.of(self._columns(start, stop)).unflatten(1, (-1, self._width))
+        scale = math.sqrt(self._width) * HALF_POWER
+        return torch.add(projected[:, start:stop], looked_up, alpha=scale).unbind(1)
 
-    def _make_until(self, stop: int) -> None:
-        self._start, self._stop = self._stop, stop
-        width = self._projected.shape[2]
-        columns = slice((self._first + self._start) * width, (self._first + stop) * width)
-        rows = self._rows.of(columns).unflatten(1, (-1, width))
-        projected = self._projected[:, self._start : stop]
-        self._made = torch.add(projected, rows, alpha=math.sqrt(width) * HALF_POWER)
+    def _columns(self, start: int, stop: int) -> slice:
+        """Returns where some of the layers are in a row of the table."""
+        first = self.layers[0].shape.index
+        return slice((first + start) * self._width, (first + stop) * self._width)

@@ -34,11 +34,14 @@ class PerLayerTable:
         # Rows are where tokens are: what lies beside one is not wanted next.
         os.posix_fadvise(self._descriptor, place.offset, self.num_bytes, os.POSIX_FADV_RANDOM)
 
-    def announce(self, ids: Sequence[int]) -> None:
-        """Has rows brought from the disk, all at once: one after the other, 512 of them take a second."""
+    def announce(self, ids: Sequence[int], columns: slice) -> None:
+        """Has a part of rows brought from the disk, all at once: one by one, 512 of them take a second."""
+        first, num_bytes = self._extent(columns)
+        if not num_bytes:  # which would mean the whole file
+            return
         for token_id in ids:
-            place = self._offset + self._behind(token_id)
-            os.posix_fadvise(self._descriptor, place, self._row_bytes, os.POSIX_FADV_WILLNEED)
+            place = self._place(token_id) + first
+            os.posix_fadvise(self._descriptor, place, num_bytes, os.POSIX_FADV_WILLNEED)
 
     def rows(self, ids: Sequence[int], out: Tensor | None = None) -> Tensor:
         """Returns ``[len(ids), row length]`` in the file's dtype; ids beyond the table mean row 0.
@@ -46,25 +49,28 @@ class PerLayerTable:
         Raises:
             EngineError: the file cannot be read, or was cut short.
         """
-        self.announce(ids)
-        whole = self._empty(len(ids), self._row_length) if out is None else out
-        return self._filled(whole, ids, 0)
+        whole = slice(0, self._row_length)
+        self.announce(ids, whole)
+        return self._filled(self._empty(len(ids), self._row_length) if out is None else out, ids, whole)
 
     def columns(self, ids: Sequence[int], columns: slice) -> Tensor:
-        """Returns the same from one number of a row to another; whoever comes back for more announces it."""
-        return self._filled(self._empty(len(ids), columns.stop - columns.start), ids, columns.start)
+        """Returns the same for a part of rows, which the caller has announced, and raises the same."""
+        return self._filled(self._empty(len(ids), columns.stop - columns.start), ids, columns)
 
-    def _filled(self, rows: Tensor, ids: Sequence[int], start: int) -> Tensor:
-        """Reads each row, from its number ``start`` on, as far as there is room for."""
-        first = self._offset + start * self._dtype.itemsize
+    def _filled(self, rows: Tensor, ids: Sequence[int], columns: slice) -> Tensor:
+        first, num_bytes = self._extent(columns)
         for row, token_id in zip(rows.view(torch.uint8).numpy(), ids, strict=True):
-            if os.preadv(self._descriptor, [row], first + self._behind(token_id)) != row.size:
+            if os.preadv(self._descriptor, [row], self._place(token_id) + first) != num_bytes:
                 raise EngineError(f"{self._path} was changed while it is served: restart the server.")
         return rows
 
-    def _behind(self, token_id: int) -> int:
-        """Returns how far a row is behind the first."""
-        return (token_id if token_id < self.num_rows else 0) * self._row_bytes
+    def _extent(self, columns: slice) -> tuple[int, int]:
+        """Returns where in a row that is, and how many bytes."""
+        size = self._dtype.itemsize
+        return columns.start * size, (columns.stop - columns.start) * size
+
+    def _place(self, token_id: int) -> int:
+        return self._offset + (token_id if token_id < self.num_rows else 0) * self._row_bytes
 
     def _empty(self, num_rows: int, length: int) -> Tensor:
         return torch.empty(num_rows, length, dtype=self._dtype, pin_memory=self._is_pinned)

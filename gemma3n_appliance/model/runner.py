@@ -16,6 +16,7 @@ from .embeddings import Embeddings
 from .kv_cache import CacheStep, KVCache
 from .media_cache import MediaCache, require_numbers
 from .memory import named_when_exhausted
+from .pace import Pace
 from .parts import Parts
 from .prefix_cache import PrefixCache
 from .sampler import Chooser, Sample, Scores, sample
@@ -53,6 +54,7 @@ class SlotRunner:
         self._media = MediaCache(parts.encoder) if parts.encoder else None
         self._cache = cache
         self._prefixes = PrefixCache(cache)
+        self._pace = Pace(cache.device)
         self._sample = sample
         self._work: dict[int, _Work] = {}
 
@@ -102,6 +104,7 @@ class SlotRunner:
             step = self._cache.step([slot], len(token_ids))
             if not is_last:
                 self._decoder.remember(embeddings, step)
+                self._pace.queued()
                 step.commit()
                 return None
             last_state = self._decoder.forward(embeddings, step)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def sent(numbers: Sequence[int] | Sequence[Sequence[int]] | Tensor, device: torch.device) -> Tensor:
-    """Returns numbers of the host on a device; nested sequences are of one length.
+def sent(numbers: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """Returns numbers of the host on a device.
 
     Of memory that can be paged out, CUDA copies after all that it was asked for before, and lets nobody go on
     until then. Pinned memory that nobody holds any more is given to others by torch only when it was copied.

@@ -48,7 +48,7 @@ def test_a_row_has_every_round_of_ours_and_of_the_better_of_theirs(directory: Pa
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # which the compiler itself uses
 def test_a_compiled_step_is_compiled_once_and_finds_the_same(tmp_path: Path, capsys):
-    shape = replace(TINY, name="tinier", num_layers=2, num_shared=1)
+    shape = replace(TINY, name="tinier", num_layers=2, num_shared=1, dtype="bfloat16")
     directory = checkpoints.at(tmp_path, shape)
     ours = compute.Ours(directory, shape, recorder=compiled.CompileRecorder)
     assert [ours.decode().tokens, ours.decode().tokens] == 2 * [

@@ -55,12 +55,12 @@ SHAPES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def small_models_are_computed_as_large_ones():
-    """By oneDNN, but for neurons at rest, and of a prompt's rows of the table a part before the rest."""
+    """They have products by oneDNN, neurons at rest, and rows of the table that are read in two parts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "_MANY_WEIGHTS", 0)
         patch.setattr(part, "_FIRST_LAYERS", 1)
-        patch.setattr(feed_forward, "_BYTES_FOR_A_TOKEN", 1)
-        patch.setattr(feed_forward, "_BYTES_FOR_ALL", 0)
+        patch.setattr(feed_forward, "_BYTES_OF_DOWN", 1)
+        patch.setattr(feed_forward, "_BYTES_OF_BOTH", 0)
         yield
 
 

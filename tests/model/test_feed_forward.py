@@ -12,7 +12,7 @@ from .conftest import distance
 
 HIDDEN, SMALL, LARGE, HUGE = 64, 128, 2048, 32768
 # As it is served, before other tests' fixture lowers it.
-FEW = {name: getattr(feed_forward, name) for name in ("_BYTES_FOR_A_TOKEN", "_BYTES_FOR_ALL")}
+FEW = {name: getattr(feed_forward, name) for name in ("_BYTES_OF_DOWN", "_BYTES_OF_BOTH")}
 
 
 class Weights:
@@ -103,7 +103,11 @@ def test_bytes_of_neurons_at_rest_are_not_read_where_that_is_quicker(
     assert distance(found, FeedForward(weights, 0.95, torch.float32)(x)) < 5e-3
 
 
+@pytest.mark.parametrize("bits", [None, "int8"])
 @torch.inference_mode()
-def test_where_all_neurons_rest_nothing_comes_of_it():
-    found = FeedForward(Weights(HUGE, torch.float32, "int8"), 0.95, torch.float32)(torch.zeros(1, HIDDEN))
-    assert torch.equal(found, torch.zeros(1, HIDDEN))
+def test_where_all_neurons_rest_nothing_comes_of_it(looked_for, bits):
+    weights = Weights(HUGE, torch.float32, bits)
+    assert torch.equal(
+        FeedForward(weights, 0.95, torch.float32)(torch.zeros(1, HIDDEN)), torch.zeros(1, HIDDEN)
+    )
+    assert looked_for

@@ -119,6 +119,7 @@ def test_ids_beyond_the_table_mean_its_first_row(tmp_path):
     save_file({"table": torch.arange(8.0).view(4, 2)}, tmp_path / "model.safetensors")
     on_disk = PerLayerTable(CheckpointFiles(tmp_path).place("table"))
     assert on_disk.rows([3, 4, 100]).tolist() == [[6.0, 7.0], [0.0, 1.0], [0.0, 1.0]]
+    assert on_disk.columns([3, 4, 100], slice(1, 2)).tolist() == [[7.0], [1.0], [1.0]]
 
 
 def test_a_file_that_the_index_names_and_nobody_brought_is_missed(text_model, tmp_path):
@@ -167,6 +168,8 @@ def test_a_table_cut_short_while_it_is_served_ends_a_request(tmp_path):
         opened.truncate(70)
     with pytest.raises(EngineError, match="restart the server"):
         on_disk.rows([3])
+    with pytest.raises(EngineError, match="restart the server"):
+        on_disk.columns([3], slice(1, 2))
 
 
 def test_layers_above_the_last_keys_see_a_prompts_last_token_alone(text_model, text_dir, monkeypatch):
@@ -195,3 +198,23 @@ def test_prompts_of_two_slots_at_once_are_refused(text_model, text_dir):
     step = KVCache(text_model.config, 2, 256, CPU, torch.float32).step([0, 1], 3)
     with pytest.raises(ValueError, match="one slot at a time"):
         decoder.forward(decoder.embed([[1, 2, 3]] * 2), step)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU to wait for")
+@torch.inference_mode()
+def test_a_prompts_text_waits_for_no_gpu(text_model, text_dir):
+    device = torch.device("cuda")
+    decoder = native.load(text_dir, text_model.config, torch.float32, device).decoder
+    cache = KVCache(text_model.config, 1, 256, device, torch.float32)
+    cache.reserve(256)
+
+    def read() -> None:
+        decoder.remember(decoder.embed([[5, 6] * 50]), cache.step([0], 100))
+        decoder.forward(decoder.embed([[5, 6] * 50]), cache.step([0], 100))
+
+    read()  # warms up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        read()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
