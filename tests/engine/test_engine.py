@@ -350,9 +350,16 @@ def test_a_slot_whose_grammar_still_thinks_is_asked_again_and_holds_up_nobody():
 
 
 def test_many_prompts_asked_together_leave_room_and_their_turns_to_others():
+    began: list[bytes] = []
+
+    class Noting(FakeRunner):
+        def begin(self, free, request):
+            began.append(bytes(request.token_ids))
+            return super().begin(free, request)
+
     async def scene():
         answers = {bytes([i]): bytes([i]) for i in range(6)} | {b"other": b"x"}
-        runner = FakeRunner(answers, num_slots=1)
+        runner = Noting(answers, num_slots=1)
         async with started(runner, max_queue=1) as engine:
             runner.gates["prefill"].close()
             many = asyncio.create_task(collect(engine.generate(*(request(bytes([i])) for i in range(6)))))
@@ -363,10 +370,10 @@ def test_many_prompts_asked_together_leave_room_and_their_turns_to_others():
             assert not engine.has_room
             runner.open_gates()
             await other
-            assert engine.num_running + engine.num_waiting >= 4
             return await many
 
     events = asyncio.run(scene())
+    assert began.index(b"other") <= 2
     assert [event.text for event in events if isinstance(event, TextDelta)] == [chr(i) for i in range(6)]
 
 
